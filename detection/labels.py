@@ -6,8 +6,8 @@ photograph::
     # 00012.webp 544 363
     x y w h  lx ly 0.0  lx ly 0.0  lx ly 0.0  lx ly 0.0  lx ly 0.0  c
 
-Width and height may be missing, as in the authors' own files, and so may everything after the box, as in their validation
-labels. A photograph without lines has no face: it is kept, because false alarms are counted there.
+Width and height may be missing, as in the authors' own files, and so may everything after the box, as in their
+validation labels. A photograph without lines has no face: it is kept, because false alarms are counted there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def read_labels(path: str | os.PathLike[str]) -> list[LabelledPhotograph]:
         path: a text file in RetinaFace's form (see the module's text).
 
     Returns:
-        One `LabelledPhotograph` a block. A line whose last column is negative, or whose box is empty, is an ignore region.
+        One `LabelledPhotograph` a block. A line whose last column is negative, or whose box is empty, is an ignore
+        region.
 
     Raises:
         DataError: the file cannot be read, a line is not in the form, or a photograph occurs twice; says which line.

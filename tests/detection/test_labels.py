@@ -34,7 +34,8 @@ def test_photograph_without_lines_is_kept(tmp_path: Path) -> None:
 
 
 def test_boxes_landmarks_and_ignore(tmp_path: Path) -> None:
-    text = f"# x/1.jpg 100 80\n10 20 5.5 6 {POINTS} 1\n1 2 3 4 {UNKNOWN} -1\n7 8 9 10 {UNKNOWN} 1\n\n# 2.jpg\n1 1 0 4\n5 5 2 2\n"
+    faces = f"10 20 5.5 6 {POINTS} 1\n1 2 3 4 {UNKNOWN} -1\n7 8 9 10 {UNKNOWN} 1\n"
+    text = f"# x/1.jpg 100 80\n{faces}\n# 2.jpg\n1 1 0 4\n5 5 2 2\n"
     first, second = read_labels(write(tmp_path, text))
     assert first.boxes.dtype == np.float32
     np.testing.assert_array_equal(first.boxes, np.array([[10, 20, 15.5, 26], [1, 2, 4, 6], [7, 8, 16, 18]], np.float32))

@@ -1,0 +1,87 @@
+"""What a run leaves to read: lines in a log, TensorBoard events, a table and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class Journal:
+    """Writes the history of a run into its folder, appending when the run is resumed.
+
+    Files: ``history.csv`` (step, name, value), ``events.*`` for TensorBoard, ``curves.png``.
+
+    Args:
+        folder: the run's folder.
+        console: where lines for people go.
+        resume: append to what is there instead of starting anew.
+    """
+
+    def __init__(self, folder: Path, console: Console, *, resume: bool) -> None:
+        self.folder = folder
+        self.console = console
+        self._table: TextIO = (folder / "history.csv").open("a" if resume else "w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._table)
+        if self._table.tell() == 0:
+            self._rows.writerow(("step", "name", "value"))
+        self._events = SummaryWriter(str(folder))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record figures of one step."""
+        for name, value in values.items():
+            self._rows.writerow((step, name, f"{value:.6g}"))
+            self._events.add_scalar(name, value, step)
+        self._table.flush()
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Finish the files and draw the curves."""
+        self._table.close()
+        self._events.close()
+        draw_curves(self.folder / "history.csv", self.folder / "curves.png")
+
+
+def draw_curves(history: Path, picture: Path) -> None:
+    """Draw every series of a history as small multiples into a PNG."""
+    import matplotlib  # only here: it is slow to import, and a run needs it once
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    with history.open(newline="", encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            steps, values = series.setdefault(row["name"], ([], []))
+            steps.append(int(row["step"]))
+            values.append(float(row["value"]))
+    if not series:
+        return
+    columns = min(3, len(series))
+    rows = -(-len(series) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 3 * rows), squeeze=False)
+    for axis in axes.flat[len(series) :]:
+        axis.set_axis_off()
+    for axis, (name, (steps, values)) in zip(axes.flat, sorted(series.items()), strict=False):
+        axis.plot(steps, values, linewidth=1, marker="." if len(steps) < 40 else None)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)

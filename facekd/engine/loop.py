@@ -1,0 +1,297 @@
+"""The one training loop. Detector, embedder and mask head differ in their Task, not in how they are trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from facekd.engine.averaging import AveragedWeights
+from facekd.engine.journal import Journal, peak_memory_mib
+from facekd.engine.settings import TrainingSettings
+from facekd.engine.task import Task
+from facekd.errors import ConfigError, FacekdError
+
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.onnx"
+LINE_SECONDS = 20.0  # between two lines of a log
+
+
+class TrainingDiverged(FacekdError):
+    """The loss is no longer a number. Lower the learning rate; the last checkpoint is intact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: steps done over the whole run, resumed parts included.
+        best_score: highest validation score.
+        best_path: ONNX file of the weights that had it.
+        losses: total loss of every step of this call, in order.
+    """
+
+    step: int
+    best_score: float
+    best_path: Path
+    losses: tuple[float, ...]
+
+
+class _Objective(nn.Module):
+    """The task's losses as a forward pass, so that Fabric can place, cast and parallelise them."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.network = task.module
+        self._losses = task.losses
+
+    def forward(self, batch: Any, step: int, progress: float) -> dict[str, Tensor]:
+        return self._losses(batch, step, progress)
+
+
+def learning_rate_factor(progress: float, warmup: float, final: float) -> float:
+    """Linear warm-up to 1, then half a cosine down to ``final``; ``progress`` in 0..1."""
+    if progress < warmup:
+        return max(progress / warmup, 1e-3)
+    rest = (min(progress, 1.0) - warmup) / max(1.0 - warmup, 1e-9)
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * rest))
+
+
+def make_optimizer(module: nn.Module, settings: TrainingSettings) -> Optimizer:
+    """The optimiser over everything trainable; weight decay spares vectors (biases, normalisation)."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    return AdamW(groups, lr=settings.learning_rate)
+
+
+def fit(
+    task: Task,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    stop_after: int | None = None,
+) -> Outcome:
+    """Train a task and leave its best weights as ``folder/best.onnx``.
+
+    Args:
+        task: what to train.
+        settings: how.
+        folder: receives ``checkpoint.pt``, ``best.onnx``, ``history.csv``, ``curves.png`` and TensorBoard events.
+        resume: go on from ``folder/checkpoint.pt``; starts anew, and says so, when there is none.
+        console: where progress goes; standard error by default.
+        stop_after: leave after this step with a checkpoint, as a kill would (for tests and time-boxed sessions).
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        TrainingDiverged: the loss became infinite or NaN.
+        ConfigError: ``folder`` holds a run already and ``resume`` was not asked for.
+    """
+    console = console or Console(stderr=True)
+    checkpoint = folder / CHECKPOINT
+    resume = resume and checkpoint.is_file()
+    if checkpoint.is_file() and not resume:
+        raise ConfigError(f"{folder} holds a run already: pass --resume to go on with it, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+
+    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    fabric.seed_everything(settings.seed, verbose=False)
+    averaged = AveragedWeights(task.student, settings.ema_decay)
+    plain_optimizer = make_optimizer(task.module, settings)
+    objective, optimizer = fabric.setup(_Objective(task), plain_optimizer)
+    averaged.network.to(fabric.device)
+
+    state = _State()
+    if resume:
+        state.restore(fabric.load(checkpoint), task, plain_optimizer, averaged)
+    journal = Journal(folder, console, resume=resume)
+    lines = _Lines(journal, settings)
+    losses: list[float] = []
+    last_save = time.monotonic()
+    begun = time.monotonic() - state.elapsed
+
+    batches = _prefetch(task.batch, state.step * settings.accumulate, settings.loader_threads)
+    try:
+        while True:
+            state.elapsed = time.monotonic() - begun
+            progress = _progress(state, settings)
+            if progress >= 1.0 or (stop_after is not None and state.step >= stop_after):
+                break
+            rate = settings.learning_rate * learning_rate_factor(
+                progress, settings.warmup, settings.final_learning_rate
+            )
+            for group in plain_optimizer.param_groups:
+                group["lr"] = rate
+            # Seeding by the step makes a resumed run draw what the uninterrupted one drew.
+            torch.manual_seed(settings.seed * 1_000_003 + state.step)
+            terms = _step(fabric, objective, optimizer, task, batches, state.step, progress, settings)
+            averaged.update(task.student)
+            state.step += 1
+            losses.append(sum(terms.values()))
+            if not math.isfinite(losses[-1]):
+                raise TrainingDiverged(f"The loss is {losses[-1]} at step {state.step}: lower training.learning_rate")
+            lines.step(state, terms, rate, progress)
+            if state.step % settings.validate_every == 0:
+                _judge(task, averaged, state, journal, folder)
+            if time.monotonic() - last_save > 60 * settings.checkpoint_minutes:
+                state.save(fabric, checkpoint, task, plain_optimizer, averaged)
+                last_save = time.monotonic()
+        finished = stop_after is None or state.step < stop_after
+        if finished and state.step % settings.validate_every:
+            _judge(task, averaged, state, journal, folder)
+        state.save(fabric, checkpoint, task, plain_optimizer, averaged)
+    finally:
+        batches.close()
+        journal.close()
+    return Outcome(state.step, state.best_score, folder / BEST, tuple(losses))
+
+
+def _step(
+    fabric: Fabric,
+    objective: nn.Module,
+    optimizer: Optimizer,
+    task: Task,
+    batches: Iterator[Any],
+    step: int,
+    progress: float,
+    settings: TrainingSettings,
+) -> dict[str, float]:
+    """One optimiser step over ``accumulate`` batches; returns the mean of each loss term."""
+    task.module.train()
+    sums: dict[str, float] = {}
+    for _ in range(settings.accumulate):
+        batch = fabric.to_device(next(batches))
+        terms = objective(batch, step, progress)
+        total = torch.stack([term.float() for term in terms.values()]).sum() / settings.accumulate
+        fabric.backward(total)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(term.detach()) / settings.accumulate
+    if settings.clip_norm:
+        fabric.clip_gradients(objective, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad()
+    return sums
+
+
+def _progress(state: _State, settings: TrainingSettings) -> float:
+    by_steps = state.step / settings.steps
+    if settings.minutes is None:
+        return by_steps
+    return 1.0 if by_steps >= 1.0 else state.elapsed / (60.0 * settings.minutes)
+
+
+def _judge(task: Task, averaged: AveragedWeights, state: _State, journal: Journal, folder: Path) -> None:
+    """Validate the averaged weights; export them when they are the best so far."""
+    with torch.no_grad():
+        figures = task.validate(averaged.network)
+    journal.scalars(state.step, {f"val/{name}": value for name, value in figures.items()})
+    better = figures["score"] > state.best_score
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    journal.say(f"step {state.step}  validation  {shown}{'  (best so far)' if better else ''}")
+    if better:
+        state.best_score = figures["score"]
+        task.export(averaged.network, folder / BEST)
+
+
+class _State:
+    """What a checkpoint holds beside weights."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.elapsed = 0.0  # seconds spent training
+        self.best_score = -math.inf
+
+    def save(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
+        partial = path.with_suffix(".partial")
+        fabric.save(
+            partial,
+            {
+                "module": task.module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "averaged": averaged.network.state_dict(),
+                "updates": averaged.updates,
+                "step": self.step,
+                "elapsed": self.elapsed,
+                "best_score": self.best_score,
+            },
+        )
+        partial.replace(path)  # a kill leaves the old checkpoint or the new one
+
+    def restore(self, saved: dict[str, Any], task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
+        task.module.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+        averaged.network.load_state_dict(saved["averaged"])
+        averaged.updates = saved["updates"]
+        self.step = saved["step"]
+        self.elapsed = saved["elapsed"]
+        self.best_score = saved["best_score"]
+
+
+class _Lines:
+    """Running means of the loss terms, and a line every few seconds with rate, memory and time left."""
+
+    def __init__(self, journal: Journal, settings: TrainingSettings) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._terms: dict[str, deque[float]] = {}
+        self._last_time = time.monotonic()
+        self._last_step: int | None = None
+
+    def step(self, state: _State, terms: dict[str, float], rate: float, progress: float) -> None:
+        for name, value in terms.items():
+            self._terms.setdefault(name, deque(maxlen=50)).append(value)
+        now = time.monotonic()
+        if self._last_step is None:
+            self._last_step = state.step - 1
+        if now - self._last_time < LINE_SECONDS and state.step != self._settings.steps:
+            return
+        per_second = (state.step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_step = now, state.step
+        means = {name: sum(values) / len(values) for name, values in self._terms.items()}
+        left = (1.0 - progress) * state.elapsed / max(progress, 1e-9)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        self._journal.say(
+            f"step {state.step} ({100 * progress:.1f} %)  {shown}  rate {rate:.2e}  {per_second:.2f} steps/s  "
+            f"{peak_memory_mib():.0f} MiB  {left / 60:.1f} min left"
+        )
+        named = {f"loss/{name}": value for name, value in means.items()}
+        self._journal.scalars(state.step, {**named, "loss/total": sum(means.values()), "learning_rate": rate})
+
+
+def _prefetch(make: Callable[[int], Any], first: int, threads: int) -> Iterator[Any]:
+    """Batches ``first, first + 1, …`` in order, prepared ``threads + 1`` ahead in background threads."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="facekd-batch")
+    pending: deque[Future[Any]] = deque()
+    try:
+        number = first
+        while True:
+            while len(pending) <= threads:
+                pending.append(pool.submit(make, number))
+                number += 1
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        pool.shutdown(wait=True)

@@ -1,0 +1,35 @@
+"""What a stage hands to the engine: one network to learn, its batches, its loss terms and its judgement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """One thing to train.
+
+    ``batch`` must be a pure function of the step (and of the task's own seed): that alone makes a resumed run
+    repeat the losses of one that was never interrupted, however many threads prepare batches.
+
+    Attributes:
+        module: everything that is optimised and checkpointed: the student, and adapters, heads and class centres.
+        student: the part that is averaged, validated and exported.
+    """
+
+    module: nn.Module
+    student: nn.Module
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step, as tensors on the CPU; runs in a background thread."""
+
+    def losses(self, batch: Any, step: int, progress: float) -> dict[str, Tensor]:
+        """Weighted loss terms by name; their sum is minimised. ``progress`` runs from 0 to 1 over the schedule."""
+
+    def validate(self, student: nn.Module) -> dict[str, float]:
+        """Figures on the validation split; ``"score"`` decides which weights are kept (higher is better)."""
+
+    def export(self, student: nn.Module, path: Path) -> None:
+        """Write the student as ONNX, BatchNorm unfolded."""

@@ -1,0 +1,66 @@
+"""Non-maximum suppression: of boxes that show the same face, keep the best. Deterministic, whatever the input's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from facekd.geometry import box_iou
+
+
+def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, iou_threshold: float) -> npt.NDArray[np.intp]:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: (N, 4) ``x1, y1, x2, y2``.
+        scores: (N,), higher is better.
+        iou_threshold: a box that overlaps a kept one by more than this (IoU, 0..1) is dropped.
+
+    Returns:
+        Indices of the kept boxes by falling score; equal scores by rising index.
+    """
+    corners, values = _checked(boxes, scores)
+    order = np.argsort(-values, kind="stable")
+    kept: list[int] = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        order = rest[box_iou(corners[best][None], corners[rest])[0] <= iou_threshold]
+    return np.asarray(kept, np.intp)
+
+
+def soft_nms(
+    boxes: npt.ArrayLike, scores: npt.ArrayLike, sigma: float = 0.5, score_threshold: float = 0.001
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Soft-NMS with the Gaussian penalty (Bodla et al. 2017, equation 3): overlapping boxes lose score, not existence.
+
+    Args:
+        boxes: (N, 4) ``x1, y1, x2, y2``.
+        scores: (N,), 0..1, higher is better.
+        sigma: width of the penalty ``exp(-iou² / sigma)``; the paper uses 0.5.
+        score_threshold: a box is dropped when its score falls below this.
+
+    Returns:
+        Indices in the order in which they were chosen (falling new score; ties by rising index), and the new scores.
+    """
+    corners, values = _checked(boxes, scores)
+    remaining = np.arange(len(values))
+    remaining = remaining[values >= score_threshold]
+    kept: list[int] = []
+    while remaining.size:
+        best = int(remaining[np.argmax(values[remaining])])
+        kept.append(best)
+        remaining = remaining[remaining != best]
+        overlap = box_iou(corners[best][None], corners[remaining])[0]
+        values[remaining] *= np.exp(-(overlap**2) / sigma)
+        remaining = remaining[values[remaining] >= score_threshold]
+    indices = np.asarray(kept, np.intp)
+    return indices, values[indices]
+
+
+def _checked(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    values = np.array(scores, np.float64).reshape(-1)
+    if len(corners) != len(values):
+        raise ValueError(f"every box needs one score, got {len(corners)} boxes and {len(values)} scores")
+    return corners, values

@@ -13,8 +13,7 @@ from facekd.distill.numerics import check_batch, check_same_shape, float32_insid
 def cosine_embedding_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of one minus the cosine between the student's and the teacher's embedding of the same photograph.
 
-    For unit vectors this is half the squared distance, the imitation of Shi et al. and of the ProxylessKD and
-    ShrinkTeaNet (Duong et al. 2019, https://arxiv.org/abs/1905.10620, section 3) line of face distillation.
+    For unit vectors this is half the squared distance, so it is also the usual L2 imitation of normalised embeddings.
 
     Args:
         student: (N, T) the student's embeddings after its adapter, of any length.

@@ -1,8 +1,8 @@
 """What every distillation loss shares: float32 inside under autocast, shape checks, weighted reduction.
 
-A bf16 number has eight bits of mantissa, so a difference of two nearly equal softmax values or cosines is mostly rounding.
-Every loss of this package therefore leaves autocast, raises half-precision inputs to float32, and keeps float64 as it is
-(the tests compute in float64).
+A bf16 number has eight bits of mantissa, so a difference of two nearly equal softmax values or cosines is mostly
+rounding. Every loss of this package therefore leaves autocast, raises half-precision inputs to float32, and keeps
+float64 as it is (the tests compute in float64).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def _raise_precision(value: Any) -> Any:
 def float32_inside(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Make a loss compute in at least float32, also where autocast is on.
 
-    float16 and bfloat16 arguments (also inside lists and tuples) are raised to float32; float32, float64 and integers stay.
+    float16 and bfloat16 arguments (also inside lists and tuples) are raised to float32; float32, float64 and integers
+    stay.
     """
 
     @functools.wraps(function)

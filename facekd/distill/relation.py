@@ -23,10 +23,10 @@ def _check_relation(student: Tensor, teacher: Tensor, what: str, least: int) -> 
 def similarity_matrix_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the batch's cosine-similarity matrices, off the diagonal.
 
-    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", https://arxiv.org/abs/1907.09682, equation 4, in the
-    form usual for embeddings: the embeddings are normalised to unit length, so that the matrix holds cosines. The paper
-    normalises the rows of the un-normalised Gram matrix instead; with cosines the diagonal is one on both sides, and it is
-    left out, so that the value does not shrink with it.
+    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", https://arxiv.org/abs/1907.09682, equation 4, in
+    the form usual for embeddings: the embeddings are normalised to unit length, so that the matrix holds cosines. The
+    paper normalises the rows of the un-normalised Gram matrix instead; with cosines the diagonal is one on both sides,
+    and it is left out, so that the value does not shrink with it.
 
     Args:
         student: (N, D) embeddings or pooled features, of any length; N >= 2.

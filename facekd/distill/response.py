@@ -24,8 +24,8 @@ def kl_soft_label(student: Tensor, teacher: Tensor, temperature: float = 4.0, we
 
     Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531,
     section 2: T^2 * mean over photographs of sum_c p_c (log p_c - log q_c), p = softmax(teacher / T),
-    q = softmax(student / T). The factor keeps the gradient's size when T changes. The sum runs over classes and the mean
-    over photographs ("batchmean"); a mean over both would divide by the number of classes.
+    q = softmax(student / T). The factor keeps the gradient's size when T changes. The sum runs over classes and the
+    mean over photographs ("batchmean"); a mean over both would divide by the number of classes.
 
     Args:
         student: (N, C) logits, not probabilities.

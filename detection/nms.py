@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that show the same face, keep the best. Deterministic, whatever the input's order."""
+"""Non-maximum suppression: of boxes that show the same face, keep the best. Deterministic: ties go by index."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def alignment_matrix(landmarks: npt.ArrayLike, size: int = CROP_SIZE) -> npt.NDA
 def align_face(image: npt.NDArray[np.uint8], landmarks: npt.ArrayLike, size: int = CROP_SIZE) -> npt.NDArray[np.uint8]:
     """The aligned crop of one face.
 
-    Where the warp would shrink by more than half, whole blocks of pixels are averaged first: ``cv2.warpAffine`` knows no
-    area filter, and bilinear sampling of every third pixel would alias. What lies beyond the picture is black.
+    Where the warp would shrink by more than half, whole blocks of pixels are averaged first: ``cv2.warpAffine`` knows
+    no area filter, and bilinear sampling of every third pixel would alias. What lies beyond the picture is black.
 
     Args:
         image: RGB uint8 (H, W, 3).
@@ -49,18 +49,18 @@ def align_face(image: npt.NDArray[np.uint8], landmarks: npt.ArrayLike, size: int
     """
     matrix = alignment_matrix(landmarks, size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if scale < 0.5:
-        image, matrix = _shrunk(image, matrix, int(1 / scale), size)
-    crop = cv2.warpAffine(np.ascontiguousarray(image), matrix, (size, size), flags=cv2.INTER_LINEAR)
+    part, matrix = _cut(image, matrix, int(1 / scale) if scale < 0.5 else 1, size)
+    crop = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)
     return np.asarray(crop, np.uint8)
 
 
-def _shrunk(
+def _cut(
     image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], block: int, size: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """The part of the picture that the crop sees, averaged over ``block`` x ``block`` pixels, and the matrix from there.
+    """The part of the picture that the crop sees, averaged over ``block`` x ``block`` pixels, and the matrix from it.
 
-    Only that part is averaged, so a face in a picture of 20 megapixels costs what the face costs.
+    Only that part is touched, so a face in a picture of 20 megapixels costs what the face costs, and pictures wider than
+    the 32767 pixels that ``cv2.warpAffine`` takes are no matter.
     """
     height, width = image.shape[:2]
     block = min(block, max(height, width))
@@ -68,6 +68,8 @@ def _shrunk(
     left, top = np.clip(np.floor(corners.min(0)) - block, 0, [width - 1, height - 1]).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(0)) + block, [left + 1, top + 1], [width, height]).astype(int)
     part = np.ascontiguousarray(image[top:bottom, left:right])
+    if block == 1:
+        return part, np.column_stack([matrix[:, :2], matrix[:, :2] @ [left, top] + matrix[:, 2]])
     # A last block that the picture's edge cuts is filled up with black, which is what the warp sees beyond the edge.
     part = cv2.copyMakeBorder(part, 0, -part.shape[0] % block, 0, -part.shape[1] % block, cv2.BORDER_CONSTANT, value=0)
     small = cv2.resize(part, (part.shape[1] // block, part.shape[0] // block), interpolation=cv2.INTER_AREA)

@@ -73,7 +73,8 @@ class Output:
         self.json = json
         self.exit_code = 0
         self._words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        self._answers = Console(highlight=False, markup=False)
+        # Into a file or a pipe a table gets all the room it wants: cells cut off at 80 columns would be lost there.
+        self._answers = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
         if threads:
             from facekd.runtime import set_default_threads
 
@@ -139,8 +140,7 @@ class Output:
         elif isinstance(text, str):
             self._answers.print(text, soft_wrap=True)
         else:
-            # Into a file or a pipe a table gets all the room it wants: cut-off cells would be lost there.
-            self._answers.print(text, width=None if self._answers.is_terminal else 240)
+            self._answers.print(text)
 
     def progress(self, items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
         """Iterate over ``items`` with a bar on stderr; without a terminal, or for fewer than two items, silently.

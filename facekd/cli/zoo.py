@@ -1,0 +1,111 @@
+"""`facekd zoo`: the shipped models, where they come from, what they were measured at, and whether they are intact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
+from facekd.errors import ModelError
+
+if TYPE_CHECKING:
+    from facekd.zoo import ModelRecord
+
+zoo = typer.Typer(no_args_is_help=True, help="Show and verify the shipped models.")
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", show_default=False, help="A name, a task, or an .onnx file; or all.")
+]
+
+
+@zoo.command(epilog="Examples: `facekd zoo show` · `facekd zoo show embedder` · `facekd zoo show --json`")
+def show(model: ModelArgument = None, json: JsonOption = False, threads: ThreadsOption = 0) -> None:
+    """Print recipe, data, date, digest, licence and measured figures of each model."""
+    with Output(json=json, threads=threads) as output:
+        defaults, records = _records(model)
+        models = [_describe(record, record.name in defaults) for record in records]
+        output.result({"models": models}, text=_table(models))
+
+
+@zoo.command(epilog="Examples: `facekd zoo verify` · `facekd zoo verify detector --json`")
+def verify(model: ModelArgument = None, json: JsonOption = False, threads: ThreadsOption = 0) -> None:
+    """Compare every weights file with its SHA-256 and load it; exit code 4 when one is damaged or missing."""
+    with Output(json=json, threads=threads) as output:
+        _, records = _records(model)
+        answers = verify_models(records)
+        for answer in answers:
+            if not answer["verified"]:
+                output.at_least(ExitCode.DAMAGED)
+        lines = (f"{answer['name']:24} {answer.get('error', 'verified')}" for answer in answers)
+        output.result({"models": answers}, text="\n".join(lines))
+
+
+def verify_models(records: list[ModelRecord]) -> list[dict[str, Any]]:
+    """Read, compare and load each model; an entry says ``verified``, and ``error`` where it is not."""
+    from facekd.runtime import open_session
+
+    answers: list[dict[str, Any]] = []
+    for record in records:
+        answer: dict[str, Any] = {"name": record.name, "task": record.task, "contract": record.contract}
+        try:
+            open_session(record)
+            answers.append({**answer, "verified": True})
+        except ModelError as error:
+            answers.append({**answer, "verified": False, "error": str(error)})
+    return answers
+
+
+def _records(model: str | None) -> tuple[set[str], list[ModelRecord]]:
+    """Names of the default models, and the records asked for."""
+    from facekd.zoo import find_model, load_manifest
+
+    manifest = load_manifest()
+    records = [find_model(model)] if model is not None else list(manifest.models.values())
+    return set(manifest.defaults.values()), records
+
+
+def _describe(record: ModelRecord, default: bool) -> dict[str, Any]:
+    size = record.path.stat().st_size if record.path.is_file() else None
+    return {**record.model_dump(mode="json"), "contract": record.contract, "bytes": size, "default": default}
+
+
+def _table(models: list[dict[str, Any]]) -> Table:
+    """One block of lines a model, since the texts are too long for columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for model in models:
+        card, calibration = model["card"], model["calibration"] or {}
+        size = "missing" if model["bytes"] is None else f"{model['bytes'] / 1e6:.2f} MB"
+        rows = {
+            model["name"]: f"{model['task']}{' (default)' if model['default'] else ''}",
+            "  file": f"{model['file']}, {size}",
+            "  sha256": model["sha256"],
+            "  contract": model["contract"],
+            "  size": f"{card['parameters']:,} parameters, {card['macs'] / 1e6:,.0f} M multiply-adds",
+            "  recipe": card["recipe"],
+            "  data": card["data"],
+            "  date": card["date"],
+            "  licence": card["licence"],
+            "  figures": ", ".join(f"{name} {value:g}" for name, value in card["figures"].items()),
+            "  calibration": ", ".join(f"{key} {_short(value)}" for key, value in calibration.items() if value),
+            "  notes": card["notes"],
+        }
+        for heading, text in rows.items():
+            if text:
+                table.add_row(heading, text)
+        table.add_row()
+    return table
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `zoo show` and `zoo verify` to the application."""
+    app.add_typer(zoo, name="zoo")

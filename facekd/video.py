@@ -1,0 +1,163 @@
+"""Frames of a video file, a camera or a stream, as RGB pictures; and annotated frames back into a file."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.errors import ImageError
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+_STREAM = re.compile(r"^(rtsps?|rtmps?|https?|udp|tcp)://", re.IGNORECASE)
+_CAMERA = re.compile(r"^\d{1,2}$|^/dev/video\d+$")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
+DEFAULT_FRAME_RATE = 25.0
+"""Frames a second of a source that does not say; only what an annotated copy is played back with."""
+
+
+def is_live(source: str) -> bool:
+    """Whether ``source`` names a camera (``0``, ``/dev/video0``) or a stream (``rtsp://…``): these never end."""
+    return bool(_CAMERA.match(source) or _STREAM.match(source))
+
+
+def is_video(source: str) -> bool:
+    """Whether ``source`` names something with frames: a camera, a stream, or a file with a video's suffix."""
+    return is_live(source) or Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def display_name(source: str) -> str:
+    """The source as it may be shown and logged: a stream's address without user name and password."""
+    return _CREDENTIALS.sub("", source) if _STREAM.match(source) else source
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        index: 0 for the first frame.
+        seconds: place in the video by the source's own frame rate.
+        image: RGB uint8 ``(H, W, 3)``.
+    """
+
+    index: int
+    seconds: float
+    image: NDArray[np.uint8]
+
+
+class Video:
+    """An open video; iterating gives its frames once.
+
+    Args:
+        source: path of a file, address of a stream, or number of a camera as a string.
+
+    Raises:
+        ImageError: nothing there that OpenCV can open.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.name = display_name(source)
+        self.live = is_live(source)
+        if not self.live and not Path(source).is_file():
+            raise ImageError(f"no such video: {self.name}")
+        self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+        if not self._capture.isOpened():
+            raise ImageError(
+                f"cannot open {self.name}: not a video that OpenCV reads, or the camera is missing or busy"
+            )
+        if self.live:
+            # Old frames in a queue would show what happened seconds ago.
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_FRAME_RATE
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frames = count if count > 0 and not self.live else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read on to the end.
+
+        Raises:
+            ImageError: not one frame could be read.
+        """
+        index = 0
+        while True:
+            read, picture = self._capture.read()
+            if not read:
+                break
+            yield Frame(index, index / self.frame_rate, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+            index += 1
+        if not index:
+            raise ImageError(f"no frame can be read from {self.name}: damaged, or a codec that OpenCV lacks")
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._capture.release()
+
+
+class VideoFile:
+    """Writes RGB frames of one size to an ``.mp4`` file; the first frame fixes the size."""
+
+    def __init__(self, path: str | PathLike[str], frame_rate: float) -> None:
+        self.path = Path(path)
+        self._frame_rate = frame_rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Append one frame.
+
+        Raises:
+            ImageError: the file cannot be written.
+        """
+        if self._writer is None:
+            height, width = image.shape[:2]
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), codec, self._frame_rate, (width, height))
+            if not self._writer.isOpened():
+                raise ImageError(f"cannot write {self.path}: no such folder, or OpenCV has no MPEG-4 encoder here")
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+class RateMeter:
+    """Frames a second over the last frames.
+
+    Args:
+        window: how many frames the mean goes over.
+
+    Example:
+        >>> meter = RateMeter()
+        >>> [meter.tick(seconds) for seconds in (0.0, 0.5, 1.0)]
+        [0.0, 2.0, 2.0]
+    """
+
+    def __init__(self, window: int = 30) -> None:
+        self._times: deque[float] = deque(maxlen=window + 1)
+
+    def tick(self, now: float) -> float:
+        """Count a frame that was done at ``now`` (seconds of a steady clock); 0.0 after the first one."""
+        self._times.append(now)
+        passed = now - self._times[0]
+        return (len(self._times) - 1) / passed if passed > 0 else 0.0

@@ -1,0 +1,228 @@
+"""All pairs of labelled crops: mated and non-mated comparisons by chunked matrix products.
+
+n crops make n (n - 1) / 2 comparisons; nearly all are non-mated, and of those only the highest matter for a low
+false-accept rate. So every mated score is kept, and of the others the highest share: thresholds stay exact, memory
+stays bounded. A fine histogram of all non-mated scores serves the equal error rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.evaluation.verification import RATES, OperatingPoint, crossing, rate_label, tar_at_far
+
+HISTOGRAM_BINS = 200_000  # of cosine -1 to 1: 1e-5 wide, far below what tells two equal error rates apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairScores:
+    """Scores with the pairs that they belong to.
+
+    Attributes:
+        scores: (N,) float32 cosines.
+        first, second: (N,) int64 rows of the embeddings compared.
+    """
+
+    scores: NDArray[np.float32]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AllPairs:
+    """Every comparison among labelled crops, as far as figures need it.
+
+    Attributes:
+        mated: all comparisons of one person with himself.
+        impostors: the highest non-mated comparisons, in no order.
+        non_mated: how many non-mated comparisons there are in all.
+        histogram: (HISTOGRAM_BINS,) int64: counts of all non-mated cosines over [-1, 1].
+        people: (crops,) int64: the person of each row, numbered from 0.
+    """
+
+    mated: PairScores
+    impostors: PairScores
+    non_mated: int
+    histogram: NDArray[np.int64]
+    people: NDArray[np.int64]
+
+
+def check_unit_length(embeddings: NDArray[np.floating[Any]]) -> None:
+    """Refuse embeddings that are not of unit length: their products would be no cosines.
+
+    Raises:
+        ValueError: not a matrix, or a row's length is off by more than 1 % (float16 is fine).
+    """
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings have shape {embeddings.shape}; wanted (crops, dimension)")
+    lengths = np.linalg.norm(embeddings.astype(np.float32, copy=False), axis=1)
+    if len(lengths) and not (np.abs(lengths - 1) < 0.01).all():
+        raise ValueError(f"embeddings of length {lengths.min():.3g} to {lengths.max():.3g}; normalise them to 1 first")
+
+
+def compare_all(
+    embeddings: NDArray[np.floating[Any]], identities: Sequence[str], max_far: float = 1e-2, chunk: int = 1024
+) -> AllPairs:
+    """Compare every labelled crop with every other one.
+
+    Args:
+        embeddings: (N, D) of unit length.
+        identities: N names; crops with an empty name are left out (their row is person -1).
+        max_far: the highest false-accept rate that thresholds will be asked for.
+        chunk: rows of one matrix product; changes memory, not results.
+
+    Returns:
+        The comparisons; rows of `first` and `second` are rows of `embeddings`.
+
+    Raises:
+        ValueError: embeddings are not of unit length, or numbers of rows differ.
+    """
+    check_unit_length(embeddings)
+    if len(embeddings) != len(identities):
+        raise ValueError(f"{len(embeddings)} embeddings but {len(identities)} identities: wanted one each")
+    names = {name: number for number, name in enumerate(sorted({name for name in identities if name}))}
+    people = np.array([names.get(name, -1) for name in identities], np.int64)
+    rows = np.flatnonzero(people >= 0)
+    matrix = embeddings[rows].astype(np.float32)
+    labels = people[rows]
+    sizes = np.bincount(labels, minlength=len(names)) if len(rows) else np.zeros(0, np.int64)
+    non_mated = (len(rows) ** 2 - int((sizes.astype(np.int64) ** 2).sum())) // 2
+    keep = int(np.floor(max_far * non_mated + 1e-9)) + 1
+
+    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
+    mated: list[PairScores] = []
+    highest = _Highest(keep)
+    for start, scores in _blocks(matrix, chunk):
+        # The block holds rows start… against columns start…: strictly above the diagonal each pair stands once.
+        above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
+        same = labels[start : start + len(scores), None] == labels[None, start:]
+        i, j = np.nonzero(above & same)
+        mated.append(PairScores(scores[i, j], rows[start + i], rows[start + j]))
+        others = above & ~same
+        values = scores[others]
+        bins = np.clip(((values + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64), 0, HISTOGRAM_BINS - 1)
+        histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
+        i, j = np.nonzero(others & (scores >= highest.floor))
+        highest.add(PairScores(scores[i, j], rows[start + i], rows[start + j]))
+    return AllPairs(_joined(mated), highest.pairs(), non_mated, histogram, people)
+
+
+def operating_points(pairs: AllPairs, rates: Sequence[float] = RATES) -> list[OperatingPoint]:
+    """Threshold and true-accept rate at each false-accept rate; exact, see `threshold_at_far`."""
+    return [tar_at_far(pairs.mated.scores, pairs.impostors.scores, rate, pairs.non_mated) for rate in rates]
+
+
+def all_pairs_equal_error_rate(pairs: AllPairs) -> float:
+    """Equal error rate with all non-mated comparisons, from their histogram (exact to 1e-5 of cosine)."""
+    edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)[:-1][::-1]
+    fmr = np.concatenate([[0.0], np.cumsum(pairs.histogram[::-1]) / pairs.non_mated])
+    refused = np.searchsorted(np.sort(pairs.mated.scores), edges, side="left")
+    fnmr = np.concatenate([[1.0], refused / len(pairs.mated.scores)])
+    return crossing(fmr, fnmr)
+
+
+def crop_figures(pairs: AllPairs, rates: Sequence[float] = RATES) -> dict[str, Any]:
+    """The figures of `facekd evaluate crops`, as its JSON has them.
+
+    Returns:
+        ``{"tar": {"1e-2", …}, "thresholds": {…}, "eer", "identities", "crops", "pairs": {"mated", "non_mated"}}``
+    """
+    points = operating_points(pairs, rates)
+    labelled = pairs.people[pairs.people >= 0]
+    return {
+        "tar": {rate_label(point.far): point.tar for point in points},
+        "thresholds": {rate_label(point.far): point.threshold for point in points},
+        "eer": all_pairs_equal_error_rate(pairs),
+        "identities": len(np.unique(labelled)),
+        "crops": len(labelled),
+        "pairs": {"mated": len(pairs.mated.scores), "non_mated": pairs.non_mated},
+    }
+
+
+def false_match_rates_by_group(
+    embeddings: NDArray[np.floating[Any]],
+    groups: Sequence[str],
+    threshold: float,
+    identities: Sequence[str] | None = None,
+    chunk: int = 1024,
+) -> dict[str, dict[str, float | int]]:
+    """False-match rate within each group of people at one threshold, over all pairs of different crops.
+
+    Crops without a known identity count as different people; crops known to be of one person are not compared. Where a
+    source holds several unlabelled photographs of a person the rate is therefore too high, never too low.
+
+    Args:
+        embeddings: (N, D) of unit length.
+        groups: N group names; an empty one leaves the crop out.
+        threshold: least accepted cosine.
+        identities: N names, empty where unknown; None if none is known.
+
+    Returns:
+        ``{group: {"fmr", "false_matches", "pairs", "crops"}}`` in alphabetical order; fmr is NaN without a pair.
+    """
+    check_unit_length(embeddings)
+    known = np.array(["" if identities is None else name for name in (identities or groups)], dtype=object)
+    of_group = np.array(list(groups), dtype=object)
+    result: dict[str, dict[str, float | int]] = {}
+    for group in sorted({name for name in groups if name}):
+        rows = np.flatnonzero(of_group == group)
+        matrix, names = embeddings[rows].astype(np.float32), known[rows]
+        matches = total = 0
+        for start, scores in _blocks(matrix, chunk):
+            above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
+            own = names[start : start + len(scores), None]
+            different = above & ~((own == names[None, start:]) & (own != ""))
+            total += int(different.sum())
+            matches += int((different & (scores >= threshold)).sum())
+        rate = matches / total if total else float("nan")
+        result[group] = {"fmr": rate, "false_matches": matches, "pairs": total, "crops": len(rows)}
+    return result
+
+
+def _blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (first row, cosines of the rows of this chunk with themselves and all later rows)."""
+    for start in range(0, len(matrix), chunk):
+        yield start, matrix[start : start + chunk] @ matrix[start:].T
+
+
+class _Highest:
+    """Keeps the `count` highest scores of a stream, with their pairs."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.floor = -np.inf  # a score below it is certainly not among the highest
+        self._kept: list[PairScores] = []
+        self._held = 0
+
+    def add(self, pairs: PairScores) -> None:
+        self._kept.append(pairs)
+        self._held += len(pairs.scores)
+        if self._held > 4 * self.count:
+            self._cut()
+
+    def pairs(self) -> PairScores:
+        self._cut()
+        return self._kept[0]
+
+    def _cut(self) -> None:
+        held = _joined(self._kept)
+        if len(held.scores) > self.count:
+            top = np.argpartition(held.scores, len(held.scores) - self.count)[-self.count :]
+            held = PairScores(held.scores[top], held.first[top], held.second[top])
+            self.floor = float(held.scores.min())
+        self._kept, self._held = [held], len(held.scores)
+
+
+def _joined(parts: list[PairScores]) -> PairScores:
+    empty = PairScores(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
+    parts = [empty, *parts]
+    return PairScores(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.first for part in parts]),
+        np.concatenate([part.second for part in parts]),
+    )

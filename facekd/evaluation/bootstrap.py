@@ -1,0 +1,98 @@
+"""Intervals by a bootstrap over people.
+
+Comparisons of one person are not independent: one bad photograph spoils many of them. So people are drawn, not
+comparisons (Bolle, Ratha and Pankanti 2004, "Error analysis of pattern recognition systems: the subsets bootstrap"): in
+each replicate every person gets a weight, how often he was drawn; a mated comparison counts with the weight of its
+person, a non-mated one with the product of both weights. Copies of a person are not compared with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.evaluation.all_pairs import AllPairs
+
+Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A two-sided interval: between `low` and `high` lie the middle `confidence` of the replicates."""
+
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+def draw_weights(people: int, rng: np.random.Generator) -> Weights:
+    """How often each of `people` is drawn in one replicate: (people,) of sum `people`."""
+    return rng.multinomial(people, np.full(people, 1 / people)).astype(np.float64)
+
+
+def weighted_threshold(scores: NDArray[np.floating[Any]], weights: Weights, far: float, total: float) -> float:
+    """The lowest threshold that accepts at most the share `far` of the weight; `threshold_at_far` with weights.
+
+    Args:
+        scores: (N,) falling: all non-mated comparisons, or the highest of them.
+        weights: (N,) at least 0.
+        far: share in (0, 1].
+        total: weight of all non-mated comparisons, also of those not handed in.
+
+    Returns:
+        The next number above the highest score that must be refused; the lowest score handed in if none must be.
+    """
+    # Equal scores are accepted together or not at all: judge each by the weight up to the last of its ties.
+    cumulative = np.cumsum(weights)
+    last_of_ties = len(scores) - np.searchsorted(scores[::-1], scores, side="left") - 1
+    refused = np.flatnonzero(cumulative[last_of_ties] > far * total + 1e-9)
+    if len(refused):
+        return float(np.nextafter(scores[refused[0]], scores.dtype.type(np.inf)))
+    return float(scores[-1]) if len(scores) else float("-inf")
+
+
+def bootstrap_tar(
+    pairs: AllPairs,
+    rates: Sequence[float],
+    rng: np.random.Generator,
+    replicates: int = 200,
+    confidence: float = 0.95,
+) -> list[Interval]:
+    """Intervals of the true-accept rate of all pairs at each false-accept rate; the threshold is found anew each time.
+
+    Args:
+        pairs: what `compare_all` returned, with a `max_far` of at least three times the highest of `rates`, so that a
+            replicate in which impostors weigh little still finds its threshold among the kept scores.
+        rates: shares of non-mated comparisons.
+        rng: where the draws come from.
+        replicates: how many draws.
+        confidence: share of the replicates inside the interval.
+
+    Raises:
+        ValueError: fewer than two people.
+    """
+    labelled = pairs.people[pairs.people >= 0]
+    crops = np.bincount(labelled).astype(np.float64)
+    if len(crops) < 2:
+        raise ValueError(f"{len(crops)} people: a bootstrap over people needs at least two")
+    order = np.argsort(-pairs.impostors.scores, kind="stable")
+    scores = pairs.impostors.scores[order]
+    first, second = pairs.people[pairs.impostors.first[order]], pairs.people[pairs.impostors.second[order]]
+    owner = pairs.people[pairs.mated.first]
+    outcome = np.empty((replicates, len(rates)))
+    for replicate in range(replicates):
+        weights = draw_weights(len(crops), rng)
+        drawn = weights * crops
+        total = (drawn.sum() ** 2 - (drawn**2).sum()) / 2
+        mated_weights = weights[owner]
+        for column, rate in enumerate(rates):
+            threshold = weighted_threshold(scores, weights[first] * weights[second], rate, total)
+            accepted = pairs.mated.scores >= threshold
+            outcome[replicate, column] = (mated_weights * accepted).sum() / max(mated_weights.sum(), 1e-12)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
+    return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]

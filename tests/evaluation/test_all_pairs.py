@@ -1,0 +1,137 @@
+"""All pairs against a double loop, whatever the chunk; the bootstrap over people."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from facekd.evaluation.all_pairs import (
+    all_pairs_equal_error_rate,
+    compare_all,
+    crop_figures,
+    false_match_rates_by_group,
+    operating_points,
+)
+from facekd.evaluation.bootstrap import bootstrap_tar, weighted_threshold
+from facekd.evaluation.verification import equal_error_rate, tar_at_far
+
+
+def faces(seed: int = 0, people: int = 8, each: int = 6, noise: float = 0.8) -> tuple[np.ndarray, list[str]]:
+    """Embeddings around one direction a person, and a few crops of nobody known."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(people, 16))
+    rows = np.repeat(centres, each, axis=0) + noise * rng.normal(size=(people * each, 16))
+    rows = np.concatenate([rows, rng.normal(size=(5, 16))])
+    names = [f"p{i // each}" for i in range(people * each)] + [""] * 5
+    order = rng.permutation(len(rows))
+    rows = rows[order] / np.linalg.norm(rows[order], axis=1, keepdims=True)
+    return rows.astype(np.float32), [names[i] for i in order]
+
+
+def by_loop(embeddings: np.ndarray, names: list[str]) -> tuple[dict, dict]:
+    mated, non_mated = {}, {}
+    for i, j in combinations(range(len(names)), 2):
+        if names[i] and names[j]:
+            (mated if names[i] == names[j] else non_mated)[i, j] = float(embeddings[i] @ embeddings[j])
+    return mated, non_mated
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_against_a_double_loop(chunk: int) -> None:
+    embeddings, names = faces()
+    mated, non_mated = by_loop(embeddings, names)
+    pairs = compare_all(embeddings, names, max_far=0.05, chunk=chunk)
+    assert pairs.non_mated == len(non_mated) == pairs.histogram.sum()
+    got = dict(zip(zip(pairs.mated.first, pairs.mated.second, strict=True), pairs.mated.scores, strict=True))
+    assert got.keys() == mated.keys()
+    for pair, score in got.items():
+        assert score == pytest.approx(mated[pair], abs=1e-6)
+    highest = sorted(non_mated.values())[-(int(0.05 * len(non_mated)) + 1) :]
+    np.testing.assert_allclose(np.sort(pairs.impostors.scores), highest, atol=1e-6)
+    for i, j, score in zip(pairs.impostors.first, pairs.impostors.second, pairs.impostors.scores, strict=True):
+        assert non_mated[i, j] == pytest.approx(score, abs=1e-6)
+    everything = np.array(list(mated.values())), np.array(list(non_mated.values()))
+    for point in operating_points(pairs, (0.05, 0.01)):
+        wanted = tar_at_far(*everything, point.far)
+        assert point.tar == wanted.tar
+        assert point.false_matches == wanted.false_matches
+        assert point.threshold == pytest.approx(wanted.threshold, abs=1e-6)
+    assert all_pairs_equal_error_rate(pairs) == pytest.approx(equal_error_rate(*everything), abs=1e-3)
+
+
+def test_figures_have_the_documented_keys() -> None:
+    embeddings, names = faces()
+    figures = crop_figures(compare_all(embeddings, names), (1e-2,))
+    assert figures["identities"] == 8
+    assert figures["crops"] == 48
+    assert figures["pairs"] == {"mated": 8 * 15, "non_mated": 48 * 47 // 2 - 8 * 15}
+    assert set(figures["tar"]) == set(figures["thresholds"]) == {"1e-2"}
+
+
+@pytest.mark.parametrize(("embeddings", "names"), [(np.empty((0, 4)), []), (np.eye(4), [""] * 4)])
+def test_no_labelled_crops(embeddings: np.ndarray, names: list[str]) -> None:
+    pairs = compare_all(embeddings, names)
+    assert (pairs.non_mated, len(pairs.mated.scores), len(pairs.impostors.scores)) == (0, 0, 0)
+    with pytest.raises(ValueError, match="no non-mated"):
+        operating_points(pairs)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="normalise"):
+        compare_all(2 * np.eye(3), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="wanted one each"):
+        compare_all(np.eye(3), ["a"])
+
+
+def test_groups() -> None:
+    a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    embeddings = np.stack([a, a, a, b, b, a])
+    groups = ["x", "x", "x", "x", "y", ""]
+    rates = false_match_rates_by_group(embeddings, groups, 0.5, ["p", "p", "", "", "", ""], chunk=2)
+    # In x: six pairs, one of them of p with p; of the other five, the unknown a matches both of p.
+    assert rates["x"] == {"fmr": 2 / 5, "false_matches": 2, "pairs": 5, "crops": 4}
+    assert np.isnan(rates["y"]["fmr"])
+    assert list(rates) == ["x", "y"]
+    assert false_match_rates_by_group(embeddings, groups, 0.5)["x"]["false_matches"] == 3
+
+
+def test_weighted_threshold_agrees_with_repeating_the_scores() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        scores = np.sort(rng.integers(0, 8, 12) / 8)[::-1]
+        weights = rng.integers(0, 3, 12)
+        repeated = np.repeat(scores, weights)
+        far = float(rng.uniform(0.01, 1))
+        threshold = weighted_threshold(scores, weights.astype(float), far, float(weights.sum()))
+        assert (repeated >= threshold).sum() <= far * len(repeated) + 1e-9
+        lower = scores[scores < threshold]
+        if len(lower):
+            assert (repeated >= lower.max()).sum() > far * len(repeated)
+    assert weighted_threshold(np.empty(0), np.empty(0), 0.1, 0.0) == -np.inf
+
+
+def test_interval_holds_the_estimate_and_repeats() -> None:
+    embeddings, names = faces(people=20)
+    pairs = compare_all(embeddings, names, max_far=0.2)
+    (point,) = operating_points(pairs, (0.05,))
+    (interval,) = bootstrap_tar(pairs, (0.05,), np.random.default_rng(0))
+    (again,) = bootstrap_tar(pairs, (0.05,), np.random.default_rng(0))
+    assert interval == again
+    assert interval.low < point.tar < interval.high
+    with pytest.raises(ValueError, match="at least two"):
+        bootstrap_tar(compare_all(np.eye(2), ["a", "a"]), (0.1,), np.random.default_rng(0))
+
+
+def test_people_are_drawn_not_comparisons() -> None:
+    # Half of the people match always, half never: the interval must be as wide as that of so few people.
+    people, each = 10, 8
+    names = [f"p{i // each}" for i in range(people * each)]
+    embeddings = np.zeros((people * each, 200), np.float32)
+    for row in range(people * each):
+        person = row // each
+        embeddings[row, person if person < 5 else 50 + row] = 1
+    (interval,) = bootstrap_tar(compare_all(embeddings, names, 0.5), (0.01,), np.random.default_rng(0))
+    assert interval.low <= 0.25
+    assert interval.high >= 0.75

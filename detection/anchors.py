@@ -23,7 +23,7 @@ def anchors(height: int, width: int) -> npt.NDArray[np.float32]:
     """Anchors of an input of ``height`` x ``width`` pixels.
 
     The order is that of the exported graph's outputs: strides 8, 16, 32; in each its cells row by row; in each cell
-    the sides in rising order. A feature map has ``ceil(size / stride)`` cells a side, centred at ``(i + 0.5) * stride``.
+    the sides in rising order. A feature map has ``ceil(size / stride)`` cells a side, centred ``(i + 0.5) * stride``.
 
     Returns:
         (A, 4) float32, ``cx, cy, w, h`` in pixels; read-only, since calls share it.

@@ -59,8 +59,8 @@ def _cut(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     """The part of the picture that the crop sees, averaged over ``block`` x ``block`` pixels, and the matrix from it.
 
-    Only that part is touched, so a face in a picture of 20 megapixels costs what the face costs, and pictures wider than
-    the 32767 pixels that ``cv2.warpAffine`` takes are no matter.
+    Only that part is touched, so a face in a picture of 20 megapixels costs what the face costs, and pictures wider
+    than the 32767 pixels that ``cv2.warpAffine`` takes are no matter.
     """
     height, width = image.shape[:2]
     block = min(block, max(height, width))
@@ -71,8 +71,9 @@ def _cut(
     if block == 1:
         return part, np.column_stack([matrix[:, :2], matrix[:, :2] @ [left, top] + matrix[:, 2]])
     # A last block that the picture's edge cuts is filled up with black, which is what the warp sees beyond the edge.
-    part = cv2.copyMakeBorder(part, 0, -part.shape[0] % block, 0, -part.shape[1] % block, cv2.BORDER_CONSTANT, value=0)
-    small = cv2.resize(part, (part.shape[1] // block, part.shape[0] // block), interpolation=cv2.INTER_AREA)
+    below, right_of = -part.shape[0] % block, -part.shape[1] % block
+    filled = cv2.copyMakeBorder(part, 0, below, 0, right_of, cv2.BORDER_CONSTANT, value=0)
+    small = cv2.resize(filled, (filled.shape[1] // block, filled.shape[0] // block), interpolation=cv2.INTER_AREA)
     # Pixel (u, v) of the small picture is centred at left + (u + 0.5) * block - 0.5 of the photograph.
     offset = np.array([left, top]) + (block - 1) / 2
     linear = matrix[:, :2]

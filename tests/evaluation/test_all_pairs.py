@@ -134,4 +134,4 @@ def test_people_are_drawn_not_comparisons() -> None:
         embeddings[row, person if person < 5 else 50 + row] = 1
     (interval,) = bootstrap_tar(compare_all(embeddings, names, 0.5), (0.01,), np.random.default_rng(0))
     assert interval.low <= 0.25
-    assert interval.high >= 0.75
+    assert interval.high >= 0.65

@@ -51,7 +51,7 @@ def draw_faces(image: NDArray[np.uint8], marks: Sequence[Mark]) -> NDArray[np.ui
     for mark in marks:
         left, top, right, bottom = _clipped(mark.box, canvas.shape)
         if right > left and bottom > top:
-            cv2.rectangle(canvas, (left, top), (right, bottom), mark.colour, line, cv2.LINE_AA)
+            cv2.rectangle(canvas, (left, top), (right, bottom), mark.colour, line)
         if mark.landmarks is not None:
             radius = max(1, round((right - left) / 40))
             for x, y in np.rint(mark.landmarks).astype(int):

@@ -1,0 +1,173 @@
+"""Answers on stdout, words on stderr, the highest exit code wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from facekd import cli
+from facekd.cli.output import ExitCode, Output, plain
+from facekd.errors import ConfigError, EnrolmentRefused, FacekdError, GalleryError, ImageError, ModelError
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({}, {}),
+        ((), []),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.zeros((2, 2), np.uint8), [[0, 0], [0, 0]]),
+        (float("nan"), None),
+        ([float("inf"), 1.0], [None, 1.0]),
+        (np.array([np.nan]), [None]),
+        ({"a": {Path("b/c")}}, {"a": ["b/c"]}),
+        ({1: "one"}, {"1": "one"}),
+    ],
+)
+def test_plain_gives_what_json_knows(value: object, expected: object) -> None:
+    result = plain(value)
+    assert result == expected
+    json.dumps(result, allow_nan=False)
+
+
+def test_plain_takes_data_classes() -> None:
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Pair:
+        left: np.ndarray
+        right: Path
+
+    assert plain([Pair(np.ones(2), Path("x"))]) == [{"left": [1.0, 1.0], "right": "x"}]
+
+
+def test_json_puts_one_line_on_stdout_and_words_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(json=True) as output:
+        output.say("looking")
+        output.warn("careful")
+        output.result({"name": "José", "score": np.float32(0.25)}, text="never printed")
+    captured = capsys.readouterr()
+    assert captured.out == '{"name": "José", "score": 0.25}\n'
+    assert "looking" in captured.err
+    assert "careful" in captured.err
+
+
+def test_without_json_the_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a [red]name[/red] " + "long " * 60
+    with Output() as output:
+        output.result({"x": 1}, text=name)
+    assert capsys.readouterr().out == name + "\n"
+
+
+def test_progress_is_silent_and_complete_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(Output().progress(range(5), "counting")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([], None),
+        ([ImageError("bad")], 3),
+        ([GalleryError("bad"), ImageError("bad")], 4),
+        ([ImageError("bad"), EnrolmentRefused("no face", "no-face"), ConfigError("bad")], 5),
+    ],
+)
+def test_the_highest_code_wins(errors: list[FacekdError], expected: int | None) -> None:
+    def command() -> None:
+        with Output() as output:
+            for error in errors:
+                output.failed("picture.jpg", error)
+
+    if expected is None:
+        command()
+    else:
+        with pytest.raises(typer.Exit) as end:
+            command()
+        assert end.value.exit_code == expected
+
+
+def test_an_error_that_leaves_the_block_counts_with_what_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with Output() as output:
+            output.failed("a.jpg", EnrolmentRefused("two faces", "several-faces"))
+            raise ModelError("weights are damaged")
+
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 5
+    assert "error: a.jpg: two faces" in capsys.readouterr().err
+
+
+def test_failed_gives_the_entry_for_the_answer_and_names_the_input_once(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    assert output.failed(Path("a.jpg"), ImageError("a.jpg is truncated")) == {
+        "path": "a.jpg",
+        "error": "a.jpg is truncated",
+    }
+    assert capsys.readouterr().err == "error: a.jpg is truncated\n"
+
+
+def _app_that_raises(error: BaseException) -> typer.Typer:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError("no such recipe"), 2, "error: no such recipe"),
+        (ImageError("truncated"), 3, "error: truncated"),
+        (GalleryError("locked"), 4, "error: locked"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "facekd[train]"),
+        (ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"), 2, "facekd[train]"),
+        (PermissionError(13, "Permission denied", "out.jpg"), 3, "out.jpg"),
+        (KeyError("oops"), ExitCode.INTERNAL, "Traceback"),
+        (ModuleNotFoundError("No module named 'facekd.x'", name="facekd.x"), ExitCode.INTERNAL, "Traceback"),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_errors_become_codes_and_only_our_own_mistakes_show_a_traceback(
+    error: BaseException,
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cli, "build_app", lambda: _app_that_raises(error))
+    with monkeypatch.context() as context:
+        context.setattr("sys.stdout", None)
+        assert cli.run([]) == code
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert ("Traceback" in printed) == (code == ExitCode.INTERNAL)
+
+
+def test_wrong_use_is_2_and_help_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["detect"]) == 2
+    assert cli.run(["no-such-command"]) == 2
+    assert cli.run(["--help"]) == 0
+    assert "facekd demo" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from facekd.cli import run; run(['--help']); "
+        "heavy = {'torch', 'cv2', 'onnxruntime', 'faiss', 'skimage', 'scipy'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

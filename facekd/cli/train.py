@@ -1,0 +1,85 @@
+"""`facekd train`: run a recipe."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facekd.cli.output import JsonOption, Output, ThreadsOption
+from facekd.errors import ConfigError
+
+# The stage that trains each kind of recipe: a module with `Recipe` and `build_task(recipe)`.
+STAGES = {
+    "detector": "facekd.detection.train",
+    "embedder": "facekd.recognition.train",
+    "mask": "facekd.recognition.mask_train",
+}
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that comes with facekd.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="DIR", help="A folder of training data; may be repeated.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run's folder [runs/RECIPE].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.01, help="Fit the schedule into this many minutes of training.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="ONNX", help="Start from these weights instead of from noise.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe.")
+    ] = None,
+    threads: ThreadsOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train a network by a recipe and leave its best weights as an ONNX file.
+
+    Examples:
+
+        facekd train embedder-dense --data faces --data faces_more --minutes 60
+
+        facekd train mask-status --data mask --set training.seed=1 --run runs/mask-1
+    """
+    with Output(json=json, threads=threads) as output:
+        from facekd.engine.loop import fit  # torch: only when something is trained
+        from facekd.engine.settings import find_recipe, parse_recipe, read_toml
+
+        path = find_recipe(recipe)
+        table = read_toml(path, settings or ())
+        _override(table, "data", "folders", [str(folder) for folder in data or ()] or None)
+        _override(table, "network", "init", str(init) if init else None)
+        _override(table, "training", "minutes", minutes)
+        _override(table, "training", "threads", threads or None)
+        stage = importlib.import_module(stage_of(table, path))
+        checked = parse_recipe(stage.Recipe, table, path)
+        folder = run or Path("runs") / path.stem
+        output.say(f"{path.stem}: reading the data")
+        outcome = fit(stage.build_task(checked), checked.training, folder, resume=resume)
+        output.result(
+            {"steps": outcome.step, "score": outcome.best_score, "weights": outcome.best_path},
+            text=f"{outcome.step} steps, best validation score {outcome.best_score:.4f}: {outcome.best_path}",
+        )
+
+
+def stage_of(table: dict[str, Any], path: Path) -> str:
+    """The module that trains a recipe's kind."""
+    kind = table.get("kind")
+    if kind not in STAGES:
+        raise ConfigError(f"{path}: kind is {kind!r}; it must be one of {', '.join(sorted(STAGES))}")
+    return STAGES[kind]
+
+
+def _override(table: dict[str, Any], section: str, key: str, value: object) -> None:
+    if value is not None:
+        table.setdefault(section, {})[key] = value
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)

@@ -1,0 +1,136 @@
+"""Aligned crops in zip shards with a table: what ``facekd prepare`` writes and every recognition recipe reads.
+
+A folder holds ``faces.csv`` (columns ``shard, file, identity, split``, others as they come), the zips that it names,
+and optionally ``teacher_NAME.npy``: one row per row of the table, the embedding of exactly that crop.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.errors import DataError
+from facekd.images import load_image
+
+TABLE = "faces.csv"
+CROP = 112
+
+
+@dataclass(frozen=True, slots=True)
+class FaceSet:
+    """Crops of one split, decoded.
+
+    Attributes:
+        crops: (N, 112, 112, 3) uint8 RGB.
+        labels: (N,) int64 index into ``people``; -1 where nobody knows who it is.
+        people: names of the identities, sorted.
+        teacher: (N, T) float32 unit-length embeddings of another network, or None.
+    """
+
+    crops: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    people: tuple[str, ...]
+    teacher: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_faces(
+    folders: Sequence[Path], split: str, *, teacher: str | None = None, labelled_only: bool = False, threads: int = 2
+) -> FaceSet:
+    """Read one split of one or more folders as one set; the same identity in two folders is one person.
+
+    Args:
+        folders: folders with ``faces.csv``.
+        split: value of the table's ``split`` column.
+        teacher: read ``teacher_<teacher>.npy`` of each folder.
+        labelled_only: leave out crops without an identity.
+        threads: threads that decode.
+
+    Raises:
+        DataError: a table, shard or teacher file is missing or does not fit the others.
+    """
+    if not folders:
+        raise DataError("No folder of faces was given: pass --data DIR (a folder with faces.csv)")
+    rows: list[tuple[Path, str, str]] = []
+    embeddings: list[NDArray[np.float32]] = []
+    for folder in folders:
+        table = _read_table(folder)
+        chosen = [i for i, row in enumerate(table) if row["split"] == split and (row["identity"] or not labelled_only)]
+        rows += [(folder / table[i]["shard"], table[i]["file"], table[i]["identity"]) for i in chosen]
+        if teacher is not None:
+            embeddings.append(_read_teacher(folder, teacher, len(table))[chosen])
+    if not rows:
+        raise DataError(f"No crop of split {split!r} in {', '.join(map(str, folders))}")
+    people = tuple(sorted({identity for _, _, identity in rows if identity}))
+    number = {identity: i for i, identity in enumerate(people)}
+    labels = np.array([number.get(identity, -1) for _, _, identity in rows], np.int64)
+    crops = _decode([(shard, file) for shard, file, _ in rows], threads)
+    return FaceSet(crops, labels, people, np.concatenate(embeddings) if embeddings else None)
+
+
+def _read_table(folder: Path) -> list[dict[str, str]]:
+    path = folder / TABLE
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = list(csv.DictReader(stream))
+    except OSError as error:
+        raise DataError(
+            f"Cannot read {path}: {error}. A folder of faces needs {TABLE}; facekd prepare makes one"
+        ) from error
+    missing = {"shard", "file", "identity", "split"} - set(table[0] if table else ())
+    if missing:
+        raise DataError(f"{path} is empty or lacks the columns {', '.join(sorted(missing))}")
+    return table
+
+
+def _read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
+    path = folder / f"teacher_{name}.npy"
+    try:
+        embeddings = np.load(path, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read the teacher's embeddings {path}: {error}") from error
+    if embeddings.ndim != 2 or len(embeddings) != rows:
+        raise DataError(f"{path} has shape {embeddings.shape}, but {folder / TABLE} has {rows} rows")
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]:
+    """Decode all crops into one array; zips are read in order, decoding is threaded."""
+    crops = np.empty((len(rows), CROP, CROP, 3), np.uint8)
+    archives: dict[Path, zipfile.ZipFile] = {}
+
+    def fill(index: int, data: bytes) -> None:
+        crop = load_image(data)
+        if crop.shape != (CROP, CROP, 3):
+            crop = cv2.resize(crop, (CROP, CROP), interpolation=cv2.INTER_AREA)
+        crops[index] = crop
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            pending = []
+            for index, (shard, file) in enumerate(rows):
+                if shard not in archives:
+                    archives[shard] = zipfile.ZipFile(shard)
+                pending.append(pool.submit(fill, index, archives[shard].read(file)))
+                if len(pending) == 1024:  # bounds the bytes that wait for a decoder
+                    for future in pending:
+                        future.result()
+                    pending.clear()
+            for future in pending:
+                future.result()
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"Cannot read crops: {error}") from error
+    finally:
+        for archive in archives.values():
+            archive.close()
+    return crops

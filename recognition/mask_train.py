@@ -1,0 +1,147 @@
+"""Train the mask-status head on aligned crops: none, mask, incorrect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from facekd.engine.export import export_onnx, load_onnx_weights
+from facekd.engine.settings import Fraction, Section, TrainingSettings
+from facekd.errors import ConfigError
+from facekd.recognition.data.augment import Augmentation, augment
+from facekd.recognition.data.mask_shards import MaskSet, read_masks
+from facekd.recognition.mask import MASK_STATUSES as STATUSES
+from facekd.recognition.mask_network import MaskNetwork
+from facekd.recognition.preprocessing import ALIGNED_CROP
+
+# A mask drawn over a face would change its label, and a patch over mouth or nose may hide what decides it.
+LABEL_PRESERVING = Augmentation(mask=0.0, occlude=0.0, shift=0.06, zoom=0.1, rotate_degrees=8.0, light=0.3)
+
+
+class NetworkSettings(Section):
+    """The network.
+
+    Attributes:
+        widths: channels of its three groups.
+        dropout: share of the pooled features dropped in training.
+        init: ONNX file to start from instead of noise.
+    """
+
+    widths: tuple[int, int, int] = (24, 48, 96)
+    dropout: Fraction = 0.2
+    init: Path | None = None
+
+
+class DataSettings(Section):
+    """Which crops, and how often.
+
+    Attributes:
+        folders: exactly one folder with ``mask.csv``.
+        batch: crops in a batch.
+        shares: of none, mask and incorrect in a batch. Wearing it wrongly is rare in the data and matters most.
+        augmentation: what is done to a crop; must not change its label.
+    """
+
+    folders: tuple[Path, ...] = ()
+    batch: int = Field(default=64, ge=3)
+    shares: tuple[Fraction, Fraction, Fraction] = (0.35, 0.4, 0.25)
+    augmentation: Augmentation = LABEL_PRESERVING
+
+
+class Recipe(Section):
+    """Everything that makes one mask head.
+
+    Attributes:
+        label_smoothing: share of the target that is spread over the other classes: a few labels of the training
+            crops are wrong.
+    """
+
+    kind: Literal["mask"]
+    training: TrainingSettings
+    network: NetworkSettings = NetworkSettings()
+    data: DataSettings = DataSettings()
+    label_smoothing: Fraction = 0.1
+
+
+class MaskTask:
+    """See ``facekd.engine.task.Task``."""
+
+    def __init__(self, recipe: Recipe, train: MaskSet, val: MaskSet) -> None:
+        self.recipe = recipe
+        self._train = train
+        self._val = val
+        self._of_class = [np.flatnonzero(train.labels == label) for label in range(len(STATUSES))]
+        for status, indices in zip(STATUSES, self._of_class, strict=True):
+            if not len(indices):
+                raise ConfigError(f"The training crops have none labelled {status!r}")
+        torch.manual_seed(recipe.training.seed)
+        self.student: nn.Module = MaskNetwork(recipe.network.widths, recipe.network.dropout)
+        if recipe.network.init is not None:
+            load_onnx_weights(self.student, recipe.network.init)
+        self.student.to(memory_format=torch.channels_last)
+        self.module = self.student
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Crops float32 (N, 3, 112, 112) and labels (N,), classes in the recipe's shares."""
+        settings = self.recipe.data
+        rng = np.random.default_rng((self.recipe.training.seed, step))
+        shares = np.array(settings.shares) / sum(settings.shares)
+        classes = rng.choice(len(STATUSES), settings.batch, p=shares)
+        chosen = [int(rng.choice(self._of_class[c])) for c in classes]
+        crops = np.stack(
+            [augment(self._train.crops[i], ALIGNED_CROP.width, settings.augmentation, rng) for i in chosen]
+        )
+        return {"crops": torch.from_numpy(ALIGNED_CROP.apply(crops)), "labels": torch.from_numpy(classes)}
+
+    def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy with label smoothing."""
+        del step, progress
+        logits = self.student(batch["crops"].contiguous(memory_format=torch.channels_last))
+        return {"label": F.cross_entropy(logits.float(), batch["labels"], label_smoothing=self.recipe.label_smoothing)}
+
+    def validate(self, student: nn.Module) -> dict[str, float]:
+        """Accuracy and each status' recall; the score is the mean of accuracy and mean recall: rare statuses count."""
+        predicted = predict_logits(student, self._val.crops).argmax(1)
+        right = predicted == self._val.labels
+        recall = {f"recall_{s}": float(right[self._val.labels == i].mean()) for i, s in enumerate(STATUSES)}
+        accuracy = float(right.mean())
+        return {"score": 0.5 * accuracy + 0.5 * float(np.mean(list(recall.values()))), "accuracy": accuracy, **recall}
+
+    def export(self, student: nn.Module, path: Path) -> None:
+        """Graph ``face`` (N, 3, 112, 112) -> ``logits`` (N, 3)."""
+        export_onnx(
+            student,
+            torch.zeros(1, 3, ALIGNED_CROP.height, ALIGNED_CROP.width),
+            path,
+            inputs=["face"],
+            outputs=["logits"],
+            dynamic_axes={"face": {0: "faces"}, "logits": {0: "faces"}},
+        )
+
+
+@torch.no_grad()
+def predict_logits(network: nn.Module, crops: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+    """Logits (N, 3) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode."""
+    network.eval()
+    device = next(network.parameters()).device
+    return np.concatenate(
+        [
+            network(torch.from_numpy(ALIGNED_CROP.apply(crops[i : i + batch])).to(device)).float().cpu().numpy()
+            for i in range(0, len(crops), batch)
+        ]
+    )
+
+
+def build_task(recipe: Recipe) -> MaskTask:
+    """Read the data that a recipe names and make its task."""
+    if len(recipe.data.folders) != 1:
+        raise ConfigError("The mask head trains on one folder: pass --data DIR (a folder with mask.csv) once")
+    folder = recipe.data.folders[0]
+    return MaskTask(recipe, read_masks(folder, "train"), read_masks(folder, "val"))

@@ -1,0 +1,21 @@
+"""People and their templates: enrolment, identification, verification, and what keeps them safe."""
+
+from facekd.gallery.calibration import Calibration
+from facekd.gallery.decision import Candidate, Decision, Verification
+from facekd.gallery.gallery import Gallery, default_path
+from facekd.gallery.policy import EnrolmentPolicy
+from facekd.gallery.records import NewTemplate, Person, Removal, UnknownPerson
+
+__all__ = [
+    "Calibration",
+    "Candidate",
+    "Decision",
+    "EnrolmentPolicy",
+    "Gallery",
+    "NewTemplate",
+    "Person",
+    "Removal",
+    "UnknownPerson",
+    "Verification",
+    "default_path",
+]

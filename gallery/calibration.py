@@ -1,0 +1,201 @@
+"""Which cosine means which error rate: the calibration artefact of one embedder, and how it is read.
+
+Between the measured points log10(FMR) is linear in the threshold. Beyond the last one the line of the last decade goes
+on, and the answer is marked as extrapolated: non-mated cosines fall off about as a normal distribution does, faster
+than any straight line in this picture, so the line errs towards too high a threshold. What it cannot foresee is a
+relative or a twin.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from facekd.errors import ConfigError, FacekdError
+from facekd.zoo import Calibration as ZooCalibration
+from facekd.zoo import load_manifest
+
+FORMAT: Literal["facekd calibration 1"] = "facekd calibration 1"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Point(_Frozen):
+    """One measured point of the false-match curve."""
+
+    fmr: float = Field(gt=0, lt=1)
+    """Share of non-mated pairs at or above the threshold."""
+    threshold: float = Field(ge=-1, le=1)
+    """Cosine."""
+    fmr_lower: float | None = Field(default=None, ge=0, le=1)
+    """Lower end of the 95 % interval from a bootstrap over people."""
+    fmr_upper: float | None = Field(default=None, ge=0, le=1)
+    """Upper end of that interval."""
+    fnmr: float | None = Field(default=None, ge=0, le=1)
+    """Share of mated pairs below the threshold."""
+    people_pairs: int | None = Field(default=None, ge=0)
+    """How many different pairs of people the false matches come from."""
+
+
+class Curve(_Frozen):
+    """False matches by threshold for one kind of probe.
+
+    ``points`` fall in FMR and rise in threshold.
+    """
+
+    points: tuple[Point, ...] = Field(min_length=2)
+    people: int = Field(ge=0)
+    pairs: int = Field(ge=0)
+    """Non-mated pairs compared."""
+    mated_pairs: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Curve:
+        for left, right in zip(self.points, self.points[1:], strict=False):
+            if not (left.fmr > right.fmr and left.threshold < right.threshold):
+                raise ValueError("points must fall in fmr and rise in threshold")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """An FMR read off a curve.
+
+    Attributes:
+        value: the rate.
+        upper: upper end of its 95 % interval; None where the curve has no intervals.
+        extrapolated: beyond what the data shows.
+    """
+
+    value: float
+    upper: float | None
+    extrapolated: bool
+
+
+class Calibration(_Frozen):
+    """The calibration artefact: thresholds of one embedder, with where they come from."""
+
+    format: Literal["facekd calibration 1"] = FORMAT
+    contract: str
+    """The embedder whose cosines these are."""
+    source: str
+    """What it was measured on, in words."""
+    unmasked: Curve
+    masked: Curve | None = None
+    """Masked probes against unmasked references, where there were enough of them."""
+
+    def curve(self, *, masked: bool = False) -> Curve:
+        """The curve for a kind of probe; masked probes without one of their own share the other."""
+        return self.masked if masked and self.masked is not None else self.unmasked
+
+    def threshold(self, fmr: float, *, masked: bool = False) -> float:
+        """The cosine at which the FMR is ``fmr``.
+
+        Above the largest measured rate the first threshold is returned: better too strict. A result above 1 means that
+        no probe can be good enough.
+        """
+        if not 0.0 < fmr < 1.0:
+            raise ConfigError(f"a false-match rate must lie between 0 and 1, got {fmr}")
+        thresholds, logs = _axes(self.curve(masked=masked))
+        wanted = math.log10(fmr)
+        if wanted < logs[-1]:
+            return float(thresholds[-1] + (wanted - logs[-1]) / _slope(thresholds, logs))
+        return float(np.interp(-wanted, -logs, thresholds))
+
+    def rate(self, threshold: float, *, masked: bool = False) -> Rate:
+        """The FMR at a cosine, with the upper end of its interval.
+
+        Beyond the data the upper end is never below the rule of three: no false match in n pairs leaves 3/n possible
+        (95 %), and fewer where the pairs depend on each other as pairs of few people do.
+        """
+        curve = self.curve(masked=masked)
+        thresholds, logs = _axes(curve)
+        if threshold < thresholds[0]:
+            return Rate(1.0, 1.0, True)
+        last = curve.points[-1]
+        uppers = [point.fmr_upper for point in curve.points]
+        known = [
+            math.log10(max(upper, point.fmr))
+            for upper, point in zip(uppers, curve.points, strict=True)
+            if upper is not None
+        ]
+        bounded = len(known) == len(curve.points)
+        # A threshold that was itself read off the last point may come back a rounding error beyond it.
+        if threshold <= last.threshold + 1e-9:
+            value = 10.0 ** float(np.interp(threshold, thresholds, logs))
+            return Rate(value, 10.0 ** float(np.interp(threshold, thresholds, known)) if bounded else None, False)
+        value = 10.0 ** float(logs[-1] + (threshold - thresholds[-1]) * _slope(thresholds, logs))
+        upper = max(value * 10.0 ** (known[-1] - logs[-1]), rule_of_three(curve.pairs)) if bounded else None
+        return Rate(value, upper, True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artefact as JSON."""
+        Path(path).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read an artefact.
+
+        Raises:
+            ConfigError: it cannot be read or is no calibration.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(f"the calibration {path} cannot be read: {error.strerror or error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{path} is no calibration ({where}: {first['msg']}): make one with `facekd calibrate`"
+            ) from error
+
+
+def rule_of_three(pairs: int) -> float:
+    """Upper end of the 95 % interval of a rate of which nothing was seen in so many independent trials."""
+    return min(1.0, 3.0 / max(1, pairs))
+
+
+def from_zoo(record: ZooCalibration, contract: str) -> Calibration | None:
+    """The calibration of a manifest, or None where it has fewer than two thresholds."""
+    pairs = record.pairs or 0
+    points = []
+    for rate, threshold in sorted(record.thresholds.items(), key=lambda item: -float(item[0])):
+        points.append(Point(fmr=float(rate), threshold=threshold))
+    if len(points) < 2:
+        return None
+    curve = Curve(points=tuple(points), people=record.people or 0, pairs=pairs)
+    return Calibration(contract=contract, source=record.source or "the manifest", unmasked=curve)
+
+
+def shipped_calibration(contract: str) -> Calibration | None:
+    """The calibration that came with an embedder; None where no packaged model has that contract."""
+    try:
+        models = load_manifest().models.values()
+    except FacekdError:
+        return None  # a gallery can be listed, exported and checked without any model
+    for model in models:
+        if model.task == "embedder" and model.contract == contract and model.calibration is not None:
+            return from_zoo(model.calibration, contract)
+    return None
+
+
+def _axes(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    thresholds = np.array([point.threshold for point in curve.points])
+    return thresholds, np.log10([point.fmr for point in curve.points])
+
+
+def _slope(thresholds: np.ndarray, logs: np.ndarray) -> float:
+    """Decades a cosine over the last measured decade (a negative number), or over all points where they span less."""
+    start = int(np.searchsorted(-logs, -(logs[-1] + 1.0), side="right")) - 1
+    start = min(max(start, 0), len(logs) - 2)
+    return float((logs[-1] - logs[start]) / (thresholds[-1] - thresholds[start]))

@@ -1,0 +1,168 @@
+"""One SQLite connection: how it is opened, its transactions, and what its errors mean to a person."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facekd.errors import GalleryError
+from facekd.gallery.schema import APPLICATION_ID, PAGE_SIZE, current_version, migrate
+
+RESTORE = "restore a backup with `facekd gallery restore`, or move the file away and enrol anew"
+
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another process is writing to it: try again, or raise timeout_s",
+    sqlite3.SQLITE_LOCKED: "another process is writing to it: try again, or raise timeout_s",
+    sqlite3.SQLITE_READONLY: "it cannot be written: check the permissions of the file and of its folder",
+    sqlite3.SQLITE_PERM: "it cannot be written: check the permissions of the file and of its folder",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that its folder exists and may be written",
+    sqlite3.SQLITE_IOERR: "the disk reports an error: check the disk; the last complete change is kept",
+    sqlite3.SQLITE_FULL: "the disk is full: make room and repeat the change; nothing of it was stored",
+    sqlite3.SQLITE_CORRUPT: f"the file is damaged: {RESTORE}",
+    sqlite3.SQLITE_NOTADB: f"the file is not a gallery, or is damaged: {RESTORE}",
+}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into a GalleryError that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        remedy = _REMEDIES.get(code & 0xFF if code is not None else -1)
+        if remedy is None and isinstance(error, sqlite3.DatabaseError):
+            remedy = f"its contents are not as a gallery's should be: {RESTORE}"
+        raise GalleryError(
+            f"gallery {path}: {error}; {remedy or 'this is an error in facekd, please report it'}"
+        ) from error
+
+
+class Connection:
+    """A connection with explicit transactions, for one process and any number of its threads.
+
+    Args:
+        path: the gallery's file.
+        create: make the file where there is none.
+        timeout_s: how long a change waits for another process's change.
+    """
+
+    def __init__(self, path: Path, *, create: bool, timeout_s: float) -> None:
+        self.path = path
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._depth = 0
+        exists = path.is_file() and path.stat().st_size > 0
+        if not exists and not create:
+            raise GalleryError(f"there is no gallery at {path}: enrol somebody first, or check the path")
+        if path.exists() and not path.is_file():
+            raise GalleryError(f"{path} is not a file: name a file for the gallery")
+        with explained(path):
+            if not path.exists():
+                _new_private_file(path)
+            self._sqlite = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(create)
+            except BaseException:
+                self._sqlite.close()
+                raise
+
+    def _prepare(self, create: bool) -> None:
+        run = self._sqlite.execute
+        # Before anything is written: another program's database must not even be switched to WAL.
+        application = int(run("PRAGMA application_id").fetchone()[0])
+        version = int(run("PRAGMA user_version").fetchone()[0])
+        tables = int(run("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        if application != APPLICATION_ID and (application or version or tables):
+            raise GalleryError(f"{self.path} is a database of another program, not a gallery: choose another path")
+        if version == 0 and not create:
+            raise GalleryError(f"the gallery at {self.path} is empty: enrol somebody first, or check the path")
+        if version > current_version():
+            raise GalleryError(
+                f"the gallery at {self.path} has version {version}, this facekd reads up to {current_version()}: "
+                "install a newer facekd"
+            )
+        run(f"PRAGMA page_size = {PAGE_SIZE}")
+        run("PRAGMA journal_mode = WAL")
+        # FULL: what was answered "enrolled" is still there after a power cut. NORMAL could lose the last changes.
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        run("PRAGMA secure_delete = ON")
+        if version < current_version():
+            with self.writing():
+                migrate(self._sqlite)
+
+    @property
+    def sqlite(self) -> sqlite3.Connection:
+        """The connection itself, for statements inside a transaction."""
+        if os.getpid() != self._process:
+            raise GalleryError(f"gallery {self.path} was opened before this process was forked: open it again here")
+        return self._sqlite
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One change: all of it is kept, or nothing. Inside another change it is part of that one."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One view: every statement inside sees the same state, whatever other processes change meanwhile."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._lock, explained(self.path):
+            connection = self.sqlite
+            if self._depth:
+                yield connection
+                return
+            connection.execute(begin)
+            self._depth = 1
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite has already rolled back after some errors (disk full)
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+
+    def erase_leftovers(self, *, vacuum: bool) -> bool:
+        """Leave no deleted bytes in the file or its WAL.
+
+        ``secure_delete`` has zeroed the deleted cells; VACUUM also drops copies that rebalanced pages left in their
+        gaps; the checkpoint empties the WAL, which still holds the pages as they were.
+
+        Returns:
+            False when a reader in another process still needs the WAL, or when ``vacuum`` is False.
+        """
+        with self._lock, explained(self.path):
+            if vacuum:
+                self.sqlite.execute("VACUUM")
+            busy, _, _ = self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return vacuum and not busy
+
+    def close(self) -> None:
+        """Close; the last process to do so empties the WAL."""
+        with self._lock:
+            if os.getpid() == self._process:
+                self._sqlite.close()
+
+
+def _new_private_file(path: Path) -> None:
+    """Make an empty file that only its owner may read: templates are personal data. SQLite's WAL inherits the mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass  # another process made it meanwhile
+    except OSError as error:
+        raise GalleryError(
+            f"no gallery can be made at {path}: {error.strerror or error}; make its folder first, or name another path"
+        ) from error

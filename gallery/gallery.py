@@ -1,0 +1,450 @@
+"""The gallery: who is enrolled, and who a face belongs to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from facekd.errors import ConfigError, EnrolmentRefused
+from facekd.gallery import audit
+from facekd.gallery.calibration import Calibration, shipped_calibration
+from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Decision, Verification, decide, limit_for
+from facekd.gallery.live import LiveIndex
+from facekd.gallery.policy import EnrolmentPolicy, FaceLike, refusal
+from facekd.gallery.records import (
+    NewTemplate,
+    Person,
+    Removal,
+    StoredTemplate,
+    Templates,
+    UnknownPerson,
+    check_name,
+    check_templates,
+)
+from facekd.gallery.sealing import KeySource
+from facekd.gallery.store import Store
+
+if TYPE_CHECKING:
+    from facekd.gallery.enrolment import EnrolmentReport, Pipeline
+    from facekd.gallery.exchange import ImportReport
+    from facekd.images import ImageSource
+
+DIMENSION = 512
+GALLERY_VARIABLE = "FACEKD_GALLERY"
+
+VACUUM_BYTES = 256 * 2**20
+"""Galleries up to this size are rewritten after a removal (a second or so); larger ones by ``facekd gallery check``."""
+
+Probe = FaceLike | npt.NDArray[np.float32]
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something told about a face that was enrolled all the same.
+
+    Attributes:
+        position: which of the faces handed in.
+        code: a key of :data:`facekd.gallery.policy.WARNINGS`.
+        other: for ``belongs-to-other``, the name under which the face is enrolled already.
+        score: the cosine that gave rise to it, where one did.
+    """
+
+    position: int
+    code: str
+    other: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What :meth:`Gallery.enrol` did, by position among the faces handed in."""
+
+    person: str
+    enrolled: tuple[int, ...]
+    refused: tuple[tuple[int, EnrolmentRefused], ...]
+    warnings: tuple[Warned, ...]
+
+
+class Gallery:
+    """People and their templates in one file. Use :meth:`open`.
+
+    One object serves any number of threads, and any number of processes may have the same gallery open: a change is
+    one transaction, and every answer is given on the latest state, other processes' changes included.
+    """
+
+    def __init__(self, store: Store, calibration: Calibration | None, policy: EnrolmentPolicy, clock: Clock) -> None:
+        self._store = store
+        self._calibration = calibration
+        self.policy = policy
+        self._clock = clock
+        self._live = LiveIndex(store)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        contract: str | None = None,
+        create: bool = True,
+        dimension: int = DIMENSION,
+        calibration: Calibration | None = None,
+        policy: EnrolmentPolicy | None = None,
+        key: KeySource | None = None,
+        timeout_s: float = 10.0,
+        clock: Clock = lambda: datetime.now(UTC),
+    ) -> Self:
+        """Open a gallery, making it where there is none.
+
+        Args:
+            path: the gallery's file. SQLite puts two more beside it while it is open (``-wal``, ``-shm``).
+            contract: the embedder's contract id (``Embedder.contract``). None opens whatever gallery there is, for
+                listing, exporting and checking; it makes none.
+            create: make the gallery where there is none.
+            dimension: length of the embedder's output.
+            calibration: thresholds by error rate; by default those shipped with the embedder of that contract.
+            policy: rules of enrolment.
+            key: where the 256-bit key of an encrypted gallery comes from; a new gallery is then encrypted with it.
+            timeout_s: how long a change waits for another process's change.
+            clock: gives the time of changes; tests pass their own.
+
+        Raises:
+            GalleryError: no such gallery, damaged, locked, of another model, or its key is wrong or missing.
+        """
+        store = Store.open(
+            Path(path), contract=contract, dimension=dimension, create=create, key=key, timeout_s=timeout_s
+        )
+        if calibration is None:
+            calibration = shipped_calibration(store.contract)
+        elif calibration.contract != store.contract:
+            store.close()
+            raise ConfigError(
+                f"the calibration is of embedder {calibration.contract}, the gallery of {store.contract}: "
+                "calibrate this embedder with `facekd calibrate`"
+            )
+        return cls(store, calibration, policy or EnrolmentPolicy(), clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the object is of no use afterwards."""
+        self._store.close()
+
+    @property
+    def path(self) -> Path:
+        """The gallery's file."""
+        return self._store.path
+
+    @property
+    def contract(self) -> str:
+        """The embedder whose templates these are."""
+        return self._store.contract
+
+    @property
+    def dimension(self) -> int:
+        """Length of a template."""
+        return self._store.dimension
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Thresholds by error rate, where there are any."""
+        return self._calibration
+
+    @property
+    def store(self) -> Store:
+        """The tables, for the modules of this package."""
+        return self._store
+
+    def now(self) -> str:
+        """The time of a change, as it is stored."""
+        return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+
+    def __len__(self) -> int:
+        """How many templates there are."""
+        with self._store.reading():
+            return self._store.count_templates()
+
+    def people(self) -> list[Person]:
+        """Everybody enrolled, by name."""
+        with self._store.reading():
+            return self._store.people()
+
+    def templates(self, person: str) -> list[StoredTemplate]:
+        """The templates of one person, oldest first.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+        """
+        with self._store.reading():
+            return self._store.templates_of(self._known(person).number)
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def enrol(
+        self,
+        person: str,
+        faces: Sequence[FaceLike | NewTemplate | npt.NDArray[np.float32]],
+        *,
+        policy: EnrolmentPolicy | None = None,
+    ) -> Enrolment:
+        """Enrol faces of one person, adding to those that the person already has. One transaction.
+
+        Args:
+            person: the name; somebody new is added.
+            faces: faces from :class:`facekd.pipeline.FacePipeline`, which the policy judges; or embeddings (D,) of
+                unit length, which the caller has judged.
+            policy: instead of the gallery's own.
+
+        Returns:
+            What was enrolled, what was refused and why, and what is worth a warning. Somebody new of whom every face
+            was refused is not added.
+
+        Raises:
+            ConfigError: the name or an embedding is not valid; nothing was stored.
+        """
+        policy = policy or self.policy
+        name = check_name(person)
+        refused: list[tuple[int, EnrolmentRefused]] = []
+        warnings: list[Warned] = []
+        accepted: list[tuple[int, NewTemplate]] = []
+        for position, face in enumerate(faces):
+            try:
+                template, codes = self._admit(face, policy)
+            except EnrolmentRefused as error:
+                refused.append((position, error))
+            else:
+                accepted.append((position, template))
+                warnings.extend(Warned(position, code) for code in codes)
+        with self._store.writing():
+            self._live.refresh()
+            known = self._store.person(name)
+            own = [template.embedding for template in self._store.templates_of(known.number)] if known else []
+            kept: list[tuple[int, NewTemplate]] = []
+            for position, template in accepted:
+                likeness = np.array(own, np.float32).reshape(-1, self.dimension) @ template.embedding
+                if len(own) and likeness.max() >= policy.same_photograph_cosine:
+                    refused.append((position, refusal("already-enrolled")))
+                elif len(own) >= policy.max_templates:
+                    refused.append((position, refusal("template-limit", f"the limit is {policy.max_templates}")))
+                else:
+                    if len(own) and likeness.max() < policy.unlike_cosine:
+                        warnings.append(Warned(position, "unlike-others", score=float(likeness.max())))
+                    kept.append((position, template))
+                    own.append(template.embedding)
+            warnings.extend(self._second_names(kept, name, policy))
+            if kept:
+                now = self.now()
+                number = known.number if known else self._store.add_person(name, now)
+                self._store.add_templates(number, [template for _, template in kept], now)
+                audit.append(self._store, now, "enrol", {"person": number, "templates": len(kept)})
+        enrolled = tuple(position for position, _ in kept)
+        told = tuple(warning for warning in warnings if warning.position in enrolled)
+        return Enrolment(name, enrolled, tuple(sorted(refused, key=lambda item: item[0])), told)
+
+    def enrol_photographs(
+        self,
+        person: str,
+        photographs: Sequence[ImageSource],
+        pipeline: Pipeline,
+        *,
+        which: int | Literal["largest"] | None = None,
+        policy: EnrolmentPolicy | None = None,
+    ) -> EnrolmentReport:
+        """Find, judge and enrol the faces of one person's photographs; see :mod:`facekd.gallery.enrolment`."""
+        from facekd.gallery.enrolment import enrol_photographs
+
+        return enrol_photographs(self, person, photographs, pipeline, which=which, policy=policy)
+
+    def rename(self, person: str, new_name: str) -> None:
+        """Give somebody another name.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+            ConfigError: the new name is taken or not valid.
+        """
+        name = check_name(new_name)
+        with self._store.writing():
+            known = self._known(person)
+            if name == known.name:
+                return
+            if self._store.person(name) is not None:
+                raise ConfigError(f"{name!r} is already enrolled: choose another name, or remove that person first")
+            self._store.rename(known.number, name)
+            audit.append(self._store, self.now(), "rename", {"person": known.number})
+
+    def remove(self, person: str) -> Removal:
+        """Delete somebody with every template, from every file of the gallery.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+        """
+        with self._store.writing():
+            known = self._known(person)
+            count = self._store.remove_person(known.number)
+            audit.append(self._store, self.now(), "remove", {"person": known.number, "templates": count})
+        return Removal(known.name, count, self.erase_leftovers())
+
+    def remove_templates(self, person: str, ids: Sequence[int]) -> Removal:
+        """Delete some templates of one person, as ``facekd gallery audit-templates`` may advise.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+            ConfigError: an id is not one of that person's.
+        """
+        with self._store.writing():
+            known = self._known(person)
+            strange = set(ids) - {template.id for template in self._store.templates_of(known.number)}
+            if strange:
+                raise ConfigError(f"{known.name!r} has no template {sorted(strange)[0]}")
+            self._store.remove_templates(sorted(set(ids)))
+            audit.append(self._store, self.now(), "remove", {"person": known.number, "templates": len(set(ids))})
+        return Removal(known.name, len(set(ids)), self.erase_leftovers())
+
+    def erase_leftovers(self) -> bool:
+        """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means."""
+        return self._store.connection.erase_leftovers(vacuum=self.path.stat().st_size <= VACUUM_BYTES)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write everybody to a file in the open format of :mod:`facekd.gallery.exchange`, not encrypted.
+
+        Returns:
+            How many templates were written.
+        """
+        from facekd.gallery.exchange import export_gallery
+
+        return export_gallery(self, path)
+
+    def import_(self, path: str | os.PathLike[str], *, merge: bool = False) -> ImportReport:
+        """Read an export into this gallery; see :func:`facekd.gallery.exchange.import_gallery`."""
+        from facekd.gallery.exchange import import_gallery
+
+        return import_gallery(self, path, merge=merge)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def identify(self, probe: Probe, *, fpir: float = ACCESS_FPIR, threshold: float | None = None) -> Decision:
+        """Say who a face belongs to: a person of the gallery, nobody, or "try again".
+
+        Args:
+            probe: a face from the pipeline, or an embedding (D,) of unit length.
+            fpir: how many strangers in one may be given a name; the threshold follows from it, from the calibration
+                and from the number of templates.
+            threshold: a cosine set by hand instead.
+
+        Raises:
+            ConfigError: no calibration and no threshold, or a value out of range.
+        """
+        return self.identify_many([probe], fpir=fpir, threshold=threshold)[0]
+
+    def identify_many(
+        self, probes: Sequence[Probe], *, fpir: float = ACCESS_FPIR, threshold: float | None = None
+    ) -> list[Decision]:
+        """:meth:`identify` for several probes at once, all on the same state of the gallery."""
+        if not probes:
+            return []
+        with self._store.reading():
+            self._live.refresh()
+            candidates = self._live.candidates(self._embeddings(probes))
+            count = len(self._live)
+        decisions = []
+        for probe, people in zip(probes, candidates, strict=True):
+            mask = None if isinstance(probe, np.ndarray) else probe.mask
+            limit = limit_for(self._calibration, fpir, count, threshold, masked=_is_masked(probe))
+            decisions.append(decide(people, limit, mask_score=None if mask is None else mask.score))
+        return decisions
+
+    def verify(
+        self, person: str, probe: Probe, *, fmr: float = VERIFY_FMR, threshold: float | None = None
+    ) -> Verification:
+        """Check whether a face is the one that it is claimed to be.
+
+        Args:
+            person: the claimed name.
+            probe: a face from the pipeline, or an embedding (D,) of unit length.
+            fmr: how many false claims in one may be accepted, whatever the number of the person's templates.
+            threshold: a cosine set by hand instead.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+        """
+        with self._store.reading():
+            own = self._store.templates_of(self._known(person).number)
+        (embedding,) = self._embeddings([probe])
+        score = max(float(template.embedding @ embedding) for template in own) if own else -1.0
+        limit = limit_for(self._calibration, fmr, len(own), threshold, masked=_is_masked(probe))
+        same = score >= limit.threshold
+        return Verification(same, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> Person:
+        known = self._store.person(check_name(name))
+        if known is None:
+            raise UnknownPerson(f"nobody named {name!r} is enrolled: see `facekd people list`")
+        return known
+
+    def _admit(
+        self, face: FaceLike | NewTemplate | npt.NDArray[np.float32], policy: EnrolmentPolicy
+    ) -> tuple[NewTemplate, tuple[str, ...]]:
+        if isinstance(face, NewTemplate):
+            check_templates(face.embedding, self.dimension)
+            return face, ()
+        if isinstance(face, np.ndarray):
+            return NewTemplate(check_templates(face, self.dimension)[0]), ()
+        codes = policy.check(face)
+        (embedding,) = check_templates(face.embedding, self.dimension)
+        crop = np.asarray(face.crop) if policy.keep_crops else None
+        return NewTemplate(embedding, float(face.quality.score), face.mask.status, crop), codes
+
+    def _embeddings(self, probes: Sequence[Probe]) -> Templates:
+        rows = [probe if isinstance(probe, np.ndarray) else probe.embedding for probe in probes]
+        return np.concatenate([check_templates(row, self.dimension) for row in rows])
+
+    def _second_names(
+        self, templates: Sequence[tuple[int, NewTemplate]], name: str, policy: EnrolmentPolicy
+    ) -> list[Warned]:
+        if not templates or not len(self._live):
+            return []
+        threshold = policy.same_person_cosine
+        if self._calibration is not None:
+            threshold = self._calibration.threshold(policy.same_person_fmr)
+        told = []
+        found = self._live.candidates(np.stack([template.embedding for _, template in templates]))
+        for (position, _), people in zip(templates, found, strict=True):
+            others = [candidate for candidate in people if candidate.person != name]
+            if others and others[0].score >= threshold:
+                told.append(Warned(position, "belongs-to-other", others[0].person, others[0].score))
+        return told
+
+
+def default_path() -> Path:
+    """The gallery that the command line uses unless told: ``$FACEKD_GALLERY``, else a file of the user's own."""
+    named = os.environ.get(GALLERY_VARIABLE)
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        folder = Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Application Support"
+    else:
+        folder = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return folder / "facekd" / "gallery.db"
+
+
+def _is_masked(probe: Probe) -> bool:
+    return not isinstance(probe, np.ndarray) and probe.mask.status == "mask"

@@ -1,0 +1,143 @@
+"""The values that go into a gallery and come out of it, and the checks at its boundary."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facekd.errors import ConfigError, GalleryError
+
+Templates = npt.NDArray[np.float32]
+
+LONGEST_NAME = 200
+UNIT_TOLERANCE = 1e-3
+"""How far a template's length may lie from one: float32 sums over 512 terms stay well inside."""
+
+
+class UnknownPerson(GalleryError):
+    """Nobody of that name is enrolled: an answer ("not found"), not damage."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody enrolled.
+
+    Attributes:
+        name: as given at enrolment, in Unicode form NFC.
+        templates: how many templates the gallery holds of the person.
+        created: UTC time of the first enrolment, ISO 8601.
+        number: the person's number in this gallery; never given to anybody else, also after removal.
+    """
+
+    name: str
+    templates: int
+    created: str
+    number: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of ``facekd people list``."""
+        return {"person": self.name, "templates": self.templates, "created": self.created, "number": self.number}
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """A template on its way into the gallery.
+
+    Attributes:
+        embedding: (D,) float32, unit length.
+        quality: 0..1 from :mod:`facekd.recognition.quality`, or None where unknown.
+        mask: the mask status at enrolment (``none`` unless the policy lets others in), or None where unknown.
+        crop: the aligned crop (112, 112, 3) RGB uint8, only where the owner chose to keep crops.
+    """
+
+    embedding: Templates
+    quality: float | None = None
+    mask: str | None = None
+    crop: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """A template as the gallery holds it."""
+
+    id: int
+    person: int
+    embedding: Templates
+    quality: float | None
+    mask: str | None
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a removal did.
+
+    Attributes:
+        person: the name that is gone.
+        templates: how many templates went with it.
+        erased: True when no file of the gallery holds their bytes any more. False while another process is
+            reading an older state: the next change or ``facekd gallery check`` finishes the job.
+    """
+
+    person: str
+    templates: int
+    erased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The outcome of a gallery check; healthy when ``problems`` is empty."""
+
+    people: int
+    templates: int
+    contract: str
+    schema: int
+    encrypted: bool
+    problems: tuple[str, ...] = field(default=())
+
+
+def check_name(name: str) -> str:
+    """Return a person's name in the one form in which it is stored.
+
+    Args:
+        name: 1 to 200 characters after trimming, without control characters; ``é`` as one character or as two
+            is the same name (Unicode NFC).
+
+    Raises:
+        ConfigError: the name is empty, too long, or holds control characters.
+    """
+    tidy = unicodedata.normalize("NFC", name).strip()
+    if not tidy:
+        raise ConfigError(f"a person's name must not be empty (got {name!r})")
+    if len(tidy) > LONGEST_NAME:
+        raise ConfigError(f"a person's name may have {LONGEST_NAME} characters, this one has {len(tidy)}: shorten it")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in tidy):
+        raise ConfigError(f"a person's name must not hold control characters (got {name!r})")
+    return tidy
+
+
+def check_templates(embeddings: npt.ArrayLike, dimension: int) -> Templates:
+    """Return embeddings as (N, dimension) float32, refusing what is no embedding.
+
+    Args:
+        embeddings: (N, dimension), or (dimension,) for one.
+        dimension: what the gallery holds.
+
+    Raises:
+        ConfigError: wrong shape, not finite, or not of unit length.
+    """
+    templates = np.ascontiguousarray(np.atleast_2d(np.asarray(embeddings, dtype=np.float32)))
+    if templates.ndim != 2 or templates.shape[1] != dimension:
+        raise ConfigError(f"embeddings must have shape (N, {dimension}), got {np.shape(embeddings)}")
+    lengths = np.linalg.norm(templates.astype(np.float64), axis=1)
+    wrong = ~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE)  # written so that NaN is wrong too
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ConfigError(f"embedding {row} has length {lengths[row]:.6g}, wanted 1: divide it by its length first")
+    return templates

@@ -88,10 +88,10 @@ def local_alignment_loss(
         ValueError: the maps differ in shape.
     """
     check_same_shape(student, teacher, "local alignment")
-    places, owners = boxes, photographs
+    places, owners = boxes.detach(), photographs
     if landmarks is not None and len(boxes):
-        squares, square_owners = landmark_boxes(boxes, landmarks, photographs, landmark_share)
-        places, owners = torch.cat([boxes, squares]), torch.cat([photographs, square_owners])
+        squares, square_owners = landmark_boxes(places, landmarks.detach(), photographs, landmark_share)
+        places, owners = torch.cat([places, squares]), torch.cat([photographs, square_owners])
     if not len(places):
         return student.sum() * 0.0
     seen = patches(student, places, owners, stride, size)

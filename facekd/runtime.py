@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from facekd.errors import ConfigError, ModelError
-from facekd.zoo import ModelRecord, read_model
+from facekd.zoo import ModelRecord, Task, find_model, read_model
 
 _default_threads = 0
 
@@ -50,6 +51,7 @@ class Session:
         name: what error messages call the model.
         inputs: names of the inputs, in the graph's order.
         outputs: names of the outputs, in the graph's order.
+        output_shapes: for each output its sides; None where the graph leaves one open.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
@@ -57,6 +59,9 @@ class Session:
         self.name = name
         self.inputs: tuple[str, ...] = tuple(item.name for item in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in session.get_outputs())
+        self.output_shapes: tuple[tuple[int | None, ...], ...] = tuple(
+            tuple(side if isinstance(side, int) else None for side in item.shape) for item in session.get_outputs()
+        )
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.float32]]:
         """Run the network once.
@@ -103,3 +108,30 @@ def open_session(model: ModelRecord | bytes, threads: int = 0) -> Session:
             f"ONNX Runtime cannot load the model {name!r}: {error}; replace it or reinstall facekd"
         ) from error
     return Session(session, name)
+
+
+def open_model(
+    model: str | os.PathLike[str] | ModelRecord, task: Task, outputs: tuple[str, ...], threads: int = 0
+) -> tuple[ModelRecord, Session]:
+    """Find, verify and load the model for a task, and check that its graph has the outputs that the task needs.
+
+    Args:
+        model: a record, or what :func:`facekd.zoo.find_model` takes.
+        task: the task that the model must be for.
+        outputs: names that the graph's outputs must have, in any order.
+        threads: see :class:`SessionOptions`.
+
+    Raises:
+        ConfigError: no such model, or one for another task.
+        ModelError: see :func:`open_session`; or the graph has other outputs or not one input.
+    """
+    record = model if isinstance(model, ModelRecord) else find_model(model)
+    if record.task != task:
+        raise ConfigError(f"the model {record.name!r} is for the task {record.task!r}, a model for {task!r} is needed")
+    session = open_session(record, threads)
+    if set(session.outputs) != set(outputs) or len(session.inputs) != 1:
+        raise ModelError(
+            f"the model {record.name!r} maps {list(session.inputs)} to {list(session.outputs)}; "
+            f"a {task} has one input and the outputs {list(outputs)}: export it again"
+        )
+    return record, session

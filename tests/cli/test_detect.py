@@ -1,0 +1,142 @@
+"""`facekd detect` with a pipeline that finds one face in bright pictures and none in dark ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facekd import cli
+from facekd.video import Video, VideoFile
+
+
+class _FakeFace:
+    box = np.float32([10, 12, 40, 52])
+    landmarks = np.float32([[18, 25], [32, 25], [25, 32], [19, 42], [31, 42]])
+    mask = types.SimpleNamespace(status="incorrect", score=0.75)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "box": self.box.tolist(),
+            "landmarks": self.landmarks.tolist(),
+            "score": 0.9,
+            "mask": {"status": "incorrect", "score": 0.75},
+            "quality": {"score": 0.5, "reasons": ["dark"]},
+        }
+
+
+class _FakePipeline:
+    def analyze(self, image: np.ndarray) -> list[_FakeFace]:
+        return [_FakeFace()] if image.mean() > 100 else []
+
+
+@pytest.fixture(autouse=True)
+def _fake_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("facekd.pipeline")
+    module.FacePipeline = _FakePipeline  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "facekd.pipeline", module)
+
+
+def _save(path: Path, brightness: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((64, 80, 3), brightness, np.uint8)).save(path)
+    return path
+
+
+def _clip(path: Path) -> Path:
+    with VideoFile(path, 10.0) as file:
+        for brightness in (200, 20, 200):
+            file.write(np.full((64, 80, 3), brightness, np.uint8))
+    return path
+
+
+def test_one_object_with_an_entry_for_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bright, dark = _save(tmp_path / "bright.png", 200), _save(tmp_path / "dark.png", 20)
+    assert cli.run(["detect", str(bright), str(dark), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {
+        "images": [{"path": str(bright), "faces": [_FakeFace().to_dict()]}, {"path": str(dark), "faces": []}]
+    }
+
+
+def test_bad_inputs_are_reported_and_the_others_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = _save(tmp_path / "good.png", 200)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 not a picture")
+    (tmp_path / "empty").mkdir()
+    missing = tmp_path / "missing.jpg"
+    code = cli.run(["detect", str(broken), str(missing), str(tmp_path / "empty"), str(good), "--json"])
+    captured = capsys.readouterr()
+    assert code == 3
+    entries = {Path(entry["path"]).name: entry for entry in json.loads(captured.out)["images"]}
+    assert len(entries["good.png"]["faces"]) == 1
+    for name in ("broken.jpg", "missing.jpg", "empty"):
+        assert entries[name]["error"]
+        assert name in captured.err
+
+
+def test_people_get_a_line_a_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bright, dark = _save(tmp_path / "bright.png", 200), _save(tmp_path / "dark.png", 20)
+    assert cli.run(["detect", str(bright), str(dark)]) == 0
+    printed = capsys.readouterr().out
+    assert "incorrect 0.75" in printed
+    assert "0.50 dark" in printed
+    assert "no face" in printed
+
+
+def test_marked_copies_keep_the_place_in_the_folder_and_replace_nothing(tmp_path: Path) -> None:
+    _save(tmp_path / "in" / "one" / "a.png", 200)
+    _save(tmp_path / "in" / "two" / "a.bmp", 200)
+    marked = tmp_path / "in"
+    assert cli.run(["detect", str(tmp_path / "in"), "--draw", str(marked)]) == 0
+    assert (np.array(Image.open(tmp_path / "in" / "one" / "a.png")) == 200).all()
+    copy = np.array(Image.open(marked / "one" / "a-2.png"))
+    assert copy.shape == (64, 80, 3)
+    assert (copy != 200).any()
+    assert (marked / "two" / "a.png").is_file()
+
+
+def test_a_video_gives_one_object_a_line_with_rate_and_mask_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = _clip(tmp_path / "clip.mp4")
+    assert cli.run(["detect", str(clip), "--json", "--draw", str(tmp_path / "marked")]) == 0
+    captured = capsys.readouterr()
+    frames = [json.loads(line) for line in captured.out.splitlines()]
+    assert [frame["frame"] for frame in frames] == [0, 1, 2]
+    assert [len(frame["faces"]) for frame in frames] == [1, 0, 1]
+    assert frames[0]["faces"][0]["mask"]["status"] == "incorrect"
+    assert frames[0]["frames_per_second"] == 0.0
+    assert frames[2]["frames_per_second"] > 0.0
+    assert "3 frames; faces by mask status: incorrect 2" in captured.err
+    with Video(str(tmp_path / "marked" / "clip.mp4")) as copy:
+        assert len(list(copy)) == 3
+
+
+def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = _save(tmp_path / "good.png", 200)
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("words")
+    assert cli.run(["detect", str(broken), str(good), "--json"]) == 3
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["images"]) == 1
+    assert "broken.mp4" in captured.err
+
+
+def test_show_without_a_display_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    def no_window(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", no_window)
+    assert cli.run(["detect", str(_save(tmp_path / "a.png", 200)), "--show"]) == 2
+    assert "opencv-python" in capsys.readouterr().err

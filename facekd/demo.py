@@ -24,7 +24,6 @@ from facekd.errors import EnrolmentRefused
 from facekd.gallery.gallery import Gallery
 from facekd.images import load_image, save_image
 from facekd.pipeline import FacePipeline
-from facekd.zoo import find_model
 
 if TYPE_CHECKING:
     from facekd.gallery.decision import Decision
@@ -109,7 +108,9 @@ def run_demo(
         pipeline = make_pipeline()
         loaded = Step("load detector, embedder and mask head", "ready", True, _milliseconds_since(start))
         tell(loaded)
-        with Gallery.open(Path(folder) / "demo.db", contract=find_model("embedder").contract) as gallery:
+        embedder = pipeline.embedder
+        path = Path(folder) / "demo.db"
+        with Gallery.open(path, contract=embedder.contract, dimension=embedder.dimension) as gallery:
             steps = [loaded]
             for step in _Demo(pipeline, gallery, annotated).steps():
                 tell(step)

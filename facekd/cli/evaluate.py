@@ -1,0 +1,371 @@
+"""`facekd evaluate`: the published protocols, with our models or a peer's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from facekd.cli.output import JsonOption, Output, ThreadsOption
+from facekd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facekd.recognition.evaluate import PairOutcome
+
+evaluate = typer.Typer(no_args_is_help=True, help="Measure models on published protocols.")
+
+
+class LfwMode(StrEnum):
+    """Where the landmarks come from."""
+
+    aligned = "aligned"
+    whole = "whole"
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, show_default=False)]
+Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Which part: train, val or test.")]
+Embedder = Annotated[str, typer.Option("--model", metavar="MODEL", help="Embedder: name, task, or an .onnx file.")]
+DetectorModel = Annotated[str, typer.Option("--model", metavar="MODEL", help="Detector: name, task, or an .onnx file.")]
+Finder = Annotated[str, typer.Option("--detector", metavar="MODEL", help="Detector of whole photographs.")]
+Peer = Annotated[
+    str | None, typer.Option("--peer", metavar="NAME", help="A peer instead of our model: yunet or sface.")
+]
+PeerModels = Annotated[
+    Path | None, typer.Option("--peer-models", metavar="DIR", help="Folder with the peers' ONNX files.")
+]
+LongSide = Annotated[
+    int | None,
+    typer.Option("--long-side", metavar="PX", min=32, help="Resize photographs; without it they keep their own size."),
+]
+Part = Annotated[
+    int | None,
+    typer.Option("--part", metavar="N", min=1, help="Only N mated and N non-mated pairs a fold: a quick look."),
+]
+Sheet = Annotated[
+    Path | None, typer.Option("--sheet", metavar="FILE", dir_okay=False, help="Save the worst errors as a picture.")
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", dir_okay=False, help="Save the curve as a picture (extra bench)."),
+]
+
+
+@evaluate.command(epilog="Examples: `facekd evaluate lfw lfw/` · `facekd evaluate lfw lfw/ --mode whole --masked`")
+def lfw(
+    folder: Folder,
+    mode: Annotated[LfwMode, typer.Option("--mode", help="Align from landmarks.csv, or find the faces.")] = (
+        LfwMode.aligned
+    ),
+    masked: Annotated[bool, typer.Option("--masked", help="The second face of a pair wears a drawn mask.")] = False,
+    model: Embedder = "embedder",
+    detector: Finder = "detector",
+    part: Part = None,
+    sheet: Sheet = None,
+    plot: Plot = None,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Ten-fold accuracy and TAR at FAR on LFW; a face that is not found scores 0."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate import evaluate_lfw
+
+        finder = _finder(detector) if mode is LfwMode.whole else None
+        outcome = evaluate_lfw(
+            folder, _embedder(model, peer, peer_models), mode.value, finder, masked, part, output.progress
+        )
+        if sheet is not None:
+            from facekd.recognition.error_sheet import save_lfw_sheet
+
+            save_lfw_sheet(sheet, folder, outcome, masked)
+            output.say(f"the worst errors are in {sheet}")
+        _plot_det(plot, outcome, output)
+        figures = {**outcome.figures(), "mode": mode.value, "masked": masked, "model": peer or model}
+        output.result(figures, text=_verification_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate cfp cfp-dataset/ --json`")
+def cfp(
+    folder: Folder,
+    model: Embedder = "embedder",
+    detector: Finder = "detector",
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Celebrities in Frontal-Profile, from whole photographs; a face that is not found scores 0."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate import evaluate_cfp
+
+        outcomes = evaluate_cfp(folder, _embedder(model, peer, peer_models), _finder(detector), output.progress)
+        figures: dict[str, Any] = {name: outcome.figures() for name, outcome in outcomes.items()}
+        undetected = {name for outcome in outcomes.values() for name in outcome.undetected}
+        output.result({**figures, "undetected": len(undetected), "model": peer or model})
+
+
+@evaluate.command("bin", epilog="Example: `facekd evaluate bin agedb_30.bin`")
+def bin_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, show_default=False)],
+    model: Embedder = "embedder",
+    plot: Plot = None,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """A verification set of InsightFace (.bin): aligned crops in pairs; nothing in the file is executed."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate import evaluate_bin
+
+        outcome = evaluate_bin(file, _embedder(model, peer, peer_models), output.progress)
+        _plot_det(plot, outcome, output)
+        figures = {**outcome.figures(), "model": peer or model}
+        output.result(figures, text=_verification_table(figures))
+
+
+@evaluate.command(epilog="Examples: `facekd evaluate crops faces/ --split test` · `… --group ethnicity`")
+def crops(
+    folder: Folder,
+    split: Split = "test",
+    model: Embedder = "embedder",
+    embeddings: Annotated[
+        Path | None,
+        typer.Option("--embeddings", metavar="FILE", help="A .npy with a row for each line of faces.csv, no model."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="COLUMN", help="False-match rates by this column of the table.")
+    ] = None,
+    replicates: Annotated[int, typer.Option("--replicates", min=0, help="Bootstrap over people; 0: none.")] = 200,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """TAR at FAR over all pairs of labelled crops (faces.csv), with intervals by a bootstrap over people."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, read_crop_table
+
+        table = read_crop_table(folder, "faces.csv", split)
+        embedder = None if embeddings is not None else _embedder(model, peer, peer_models)
+        matrix = crop_embeddings(table, embedder, embeddings, output.progress)
+        figures = evaluate_crops(table, matrix, replicates=replicates, group_column=group)
+        source = str(embeddings) if embeddings is not None else peer or model
+        output.result({**figures, "model": source}, text=_crops_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate detection detection/ --split test`")
+def detection(
+    folder: Folder,
+    split: Split = "test",
+    model: DetectorModel = "detector",
+    long_side: LongSide = None,
+    sheet: Sheet = None,
+    plot: Plot = None,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """AP, recall at precision 0.90 and at 0.1 false alarms a photograph, from labels in RetinaFace's form."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.detection.evaluate import detection_report, look, read_split
+        from facekd.evaluation.photographs import folder_or_archive
+
+        finder = _detector(model, peer, peer_models)
+        labels = read_split(folder, split)
+        photographs = folder_or_archive(folder, split)
+        names = [photograph.name for photograph in labels]
+        found = look(finder, photographs, names, output.progress, long_side_px=long_side)
+        if sheet is not None:
+            from facekd.detection.error_sheet import save_miss_sheet
+
+            save_miss_sheet(sheet, photographs, labels, found, finder.score_threshold)
+            output.say(f"the worst misses are in {sheet}")
+        if plot is not None:
+            from facekd.bench.plots import plot_detection
+
+            plot_detection(plot, labels, found, peer or model)
+            output.say(f"the curve is in {plot}")
+        figures = detection_report(labels, found, finder.score_threshold)
+        output.result({**figures, "model": peer or model}, text=_detection_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate wider WIDER_val/images --labels ground_truth/`")
+def wider(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", exists=True, show_default=False)],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels", metavar="FILE|DIR", exists=True, show_default=False, help="Text, or .mat files' folder."
+        ),
+    ],
+    model: DetectorModel = "detector",
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """WIDER FACE's easy, medium and hard AP as its official tool computes them; photographs at their own size."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.detection.evaluate import evaluate_wider
+
+        figures = evaluate_wider(images, labels, _detector(model, peer, peer_models), output.progress)
+        output.result({**figures, "model": peer or model}, text=_row_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate landmarks detection/ --split test --source helen`")
+def landmarks(
+    folder: Folder,
+    split: Split = "test",
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="Only photographs of this source (photographs.csv).")
+    ] = None,
+    model: DetectorModel = "detector",
+    long_side: LongSide = None,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Landmark error by the distance of the eye centres, of the faces that are found."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.detection.evaluate import evaluate_landmarks
+
+        finder = _detector(model, peer, peer_models)
+        figures = evaluate_landmarks(folder, split, finder, source, output.progress, long_side_px=long_side)
+        output.result({**figures, "model": peer or model}, text=_row_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate mask mask/ --split test`")
+def mask(
+    folder: Folder,
+    split: Split = "test",
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Mask head.")] = "mask",
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Mask status of aligned crops (mask.csv): accuracy, recall of each class, confusion matrix."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate_crops import evaluate_mask
+        from facekd.recognition.mask import MaskHead
+
+        figures = evaluate_mask(folder, split, MaskHead(model), output.progress)
+        output.result({**figures, "model": model}, text=_mask_table(figures))
+
+
+def _embedder(model: str, peer: str | None, folder: Path | None) -> Any:
+    if peer is None:
+        from facekd.recognition.embedder import Embedder
+
+        return Embedder(model)
+    from facekd.bench.peers import SFace, peer_file
+
+    if peer != SFace.name:
+        raise ConfigError(f"{peer!r} is no embedder; the peer here is {SFace.name}")
+    return SFace(peer_file(peer, folder))
+
+
+def _detector(model: str, peer: str | None, folder: Path | None) -> Any:
+    if peer is None:
+        return _finder(model)
+    from facekd.bench.peers import YuNet, peer_file
+
+    if peer != YuNet.name:
+        raise ConfigError(f"{peer!r} is no detector; the peer here is {YuNet.name}")
+    return YuNet(peer_file(peer, folder))
+
+
+def _finder(model: str) -> Any:
+    from facekd.detection.detector import Detector
+
+    return Detector(model)
+
+
+def _plot_det(target: Path | None, outcome: PairOutcome, output: Output) -> None:
+    if target is not None:
+        from facekd.bench.plots import plot_det
+
+        plot_det(target, outcome.scores[outcome.pairs.same], outcome.scores[~outcome.pairs.same])
+        output.say(f"the DET curve is in {target}")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _row_table(figures: Mapping[str, Any]) -> Table:
+    """One row with every plain figure; shares stay shares."""
+    table = Table(*figures)
+    table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in figures.values()))
+    return table
+
+
+def _verification_table(figures: Mapping[str, Any]) -> Table:
+    tar = figures["tar"]
+    table = Table("accuracy", "std", *(f"TAR at FAR {rate}" for rate in tar), "EER", "pairs", "undetected")
+    table.add_row(
+        *(_percent(value) for value in (figures["accuracy"], figures["std"], *tar.values(), figures["eer"])),
+        str(figures["pairs"]),
+        str(figures["undetected"]),
+    )
+    return table
+
+
+def _crops_table(figures: Mapping[str, Any]) -> Table:
+    intervals = figures.get("tar_interval", {})
+    table = Table("FAR", "TAR", "95 %", "threshold")
+    for rate, tar in figures["tar"].items():
+        low_high = " to ".join(f"{value:.3f}" for value in intervals.get(rate, []))
+        table.add_row(rate, f"{tar:.4f}", low_high, f"{figures['thresholds'][rate]:.4f}")
+    pairs = figures["pairs"]
+    table.caption = (
+        f"{figures['crops']} crops of {figures['identities']} people, {pairs['mated']} mated and "
+        f"{pairs['non_mated']} non-mated pairs, EER {_percent(figures['eer'])}"
+    )
+    for rate, groups in figures.get("groups", {}).items():
+        for name, group in groups.items():
+            table.add_row(rate, f"FMR {group['fmr']:.1e}", f"{group['pairs']} pairs", name)
+    return table
+
+
+def _detection_table(figures: Mapping[str, Any]) -> Table:
+    at = figures["at_threshold"]
+    table = Table("figure", "value")
+    table.add_row("AP at IoU 0.5", f"{figures['ap']:.4f}")
+    table.add_row("AP at IoU 0.5:0.95", f"{figures['ap_50_95']:.4f}")
+    table.add_row("recall at precision 0.90", f"{figures['recall_at_precision_0.90']:.4f}")
+    table.add_row("recall at 0.1 false alarms a photograph", f"{figures['recall_at_fppi_0.1']:.4f}")
+    at_score = f"at score {figures['score_threshold']:.2f}"
+    table.add_row(f"recall and precision {at_score}", f"{at['recall']:.4f}, {at['precision']:.4f}")
+    table.add_row(
+        f"false alarms {at_score}",
+        f"{at['false_alarms']}; {at['false_alarms_without_faces']} in "
+        f"{at['photographs_without_faces']} photographs without faces",
+    )
+    for size in figures["by_size"]:
+        table.add_row(
+            f"recall {at_score}, {size['low_px']:.0f} to {size['high_px']:.0f} px",
+            f"{size['recall']:.4f} of {size['faces']}",
+        )
+    table.caption = f"{figures['images']} photographs, {figures['faces']} faces"
+    return table
+
+
+def _mask_table(figures: Mapping[str, Any]) -> Table:
+    classes = figures["classes"]
+    table = Table("truth", "recall", *(f"called {name}" for name in classes))
+    for name, row in zip(classes, figures["confusion"], strict=True):
+        table.add_row(name, f"{figures['recall'][name]:.4f}", *(str(count) for count in row))
+    table.caption = f"accuracy {_percent(figures['accuracy'])} of {figures['images']} crops"
+    return table
+
+
+def register(app: typer.Typer) -> None:
+    """Add `evaluate …` to the application."""
+    app.add_typer(evaluate, name="evaluate")

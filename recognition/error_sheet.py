@@ -1,0 +1,65 @@
+"""The worst errors of a verification protocol as a picture: false matches above, false non-matches below."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.evaluation.lfw import LfwPhotographs
+from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.images import load_image, save_image
+from facekd.recognition.evaluate import PairOutcome
+
+SIDE_PX = 112
+CAPTION_PX = 18
+COLUMNS = 4
+EACH = 12
+
+
+def worst_pairs(outcome: PairOutcome, each: int = EACH) -> tuple[list[int], list[int]]:
+    """Numbers of the non-mated pairs of highest and of the mated pairs of lowest score, worst first."""
+    order = np.argsort(outcome.scores, kind="stable")
+    same = outcome.pairs.same[order]
+    return [int(k) for k in order[~same][::-1][:each]], [int(k) for k in order[same][:each]]
+
+
+def error_sheet(rows: list[tuple[NDArray[np.uint8], NDArray[np.uint8], str]]) -> NDArray[np.uint8]:
+    """Pairs side by side with a caption each, `COLUMNS` pairs a line, on white: RGB uint8."""
+    lines = max(-(-len(rows) // COLUMNS), 1)
+    cell_width, cell_height = 2 * SIDE_PX + 10, SIDE_PX + CAPTION_PX
+    sheet = np.full((lines * cell_height, COLUMNS * cell_width, 3), 255, np.uint8)
+    for number, (first, second, caption) in enumerate(rows):
+        top, left = number // COLUMNS * cell_height, number % COLUMNS * cell_width
+        for picture, shift in ((first, 0), (second, SIDE_PX)):
+            small = cv2.resize(picture, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+            sheet[top : top + SIDE_PX, left + shift : left + shift + SIDE_PX] = small
+        position = (left + 2, top + SIDE_PX + 13)
+        cv2.putText(sheet, caption, position, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    return sheet
+
+
+def save_lfw_sheet(
+    target: str | os.PathLike[str], root: str | os.PathLike[str], outcome: PairOutcome, masked: bool = False
+) -> None:
+    """Save the worst errors on LFW: whole photographs, and for masked probes the centre with the mask drawn on it."""
+    photographs = LfwPhotographs(Path(root))
+    false_matches, false_non_matches = worst_pairs(outcome)
+
+    def centre(name: str) -> NDArray[np.uint8]:
+        picture = load_image(photographs.read(name))
+        top, left = picture.shape[0] // 5, picture.shape[1] // 5
+        inner = np.ascontiguousarray(picture[top : picture.shape[0] - top, left : picture.shape[1] - left])
+        return np.asarray(cv2.resize(inner, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
+
+    rows = []
+    for kind, numbers in (("different", false_matches), ("same", false_non_matches)):
+        for k in numbers:
+            second = centre(outcome.pairs.second[k])
+            if masked:  # about where it was: the sheet is to be looked at, not measured
+                second = draw_mask(second, mask_kind(photographs.file_name(outcome.pairs.second[k])))
+            rows.append((centre(outcome.pairs.first[k]), second, f"{kind} people, {outcome.scores[k]:.3f}"))
+    save_image(target, error_sheet(rows))

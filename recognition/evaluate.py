@@ -1,0 +1,236 @@
+"""Running embedders over verification protocols: LFW (aligned, end to end, masked), CFP, InsightFace's sets.
+
+The arithmetic is in `facekd.evaluation`; here photographs meet the models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.detection.detector import Detection
+from facekd.detection.evaluate import nearest_to_centre
+from facekd.errors import ConfigError, DataError
+from facekd.evaluation.cfp import read_cfp
+from facekd.evaluation.insightface_bin import read_bin
+from facekd.evaluation.lfw import LfwPhotographs, read_landmarks, read_pairs
+from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.evaluation.pairs import PairList, pair_scores
+from facekd.evaluation.photographs import Photographs
+from facekd.evaluation.progress import Progress, silently
+from facekd.evaluation.verification import verification_figures
+from facekd.images import ImageSource, load_image
+from facekd.recognition.align import align_face
+
+Crop = NDArray[np.uint8]
+Embeddings = dict[str, NDArray[np.float32] | None]
+Mode = Literal["aligned", "whole"]
+
+BATCH = 64
+
+
+class CropEmbedder(Protocol):
+    """What turns aligned crops into unit vectors: ours, or a peer."""
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings (N, D) of RGB crops (N, 112, 112, 3)."""
+
+
+class FaceFinder(Protocol):
+    """What finds faces in photographs: ours, or a peer."""
+
+    def detect(self, image: ImageSource) -> Sequence[Detection]:
+        """Faces, surest first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairOutcome:
+    """What came of a protocol: enough for figures, error sheets and open-set experiments.
+
+    Attributes:
+        pairs: the protocol.
+        scores: (N,) cosines; 0 where a face was not found.
+        undetected: photographs in which no face was found.
+    """
+
+    pairs: PairList
+    scores: NDArray[np.float64]
+    undetected: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """The keys of `verification_figures`, and ``undetected``: how many photographs."""
+        found = verification_figures(self.scores, self.pairs.same, self.pairs.folds)
+        return {**found, "undetected": len(self.undetected)}
+
+
+def embed_crops(embedder: CropEmbedder, named_crops: Iterable[tuple[str, Crop | None]]) -> Embeddings:
+    """Embed a stream of crops in batches.
+
+    Args:
+        embedder: ours, or a peer.
+        named_crops: (name, crop); None where no face was found.
+
+    Returns:
+        Embedding by name, None where there is no crop.
+    """
+    result: Embeddings = {}
+    names: list[str] = []
+    crops: list[Crop] = []
+
+    def flush() -> None:
+        if crops:
+            result.update(zip(names, embedder.embed(np.stack(crops)), strict=True))
+            names.clear()
+            crops.clear()
+
+    for name, crop in named_crops:
+        if crop is None:
+            result[name] = None
+            continue
+        names.append(name)
+        crops.append(crop)
+        if len(crops) == BATCH:
+            flush()
+    flush()
+    return result
+
+
+def crop_of(photograph: bytes, finder: FaceFinder) -> Crop | None:
+    """The aligned crop of the face nearest to the photograph's centre; None if no face is found."""
+    image = load_image(photograph)
+    found = nearest_to_centre(finder.detect(image), (image.shape[1], image.shape[0]))
+    return None if found is None else _aligned_or_none(image, found.landmarks)
+
+
+def _aligned_or_none(image: Crop, landmarks: NDArray[np.float32]) -> Crop | None:
+    try:
+        return align_face(image, landmarks)
+    except ValueError:  # five points in one spot: as good as no face
+        return None
+
+
+def evaluate_pairs(
+    pairs: PairList,
+    crop: Callable[[str], Crop | None],
+    embedder: CropEmbedder,
+    probe: Callable[[str, Crop], Crop] | None = None,
+    progress: Progress = silently,
+) -> PairOutcome:
+    """Score a protocol's pairs; every photograph is looked at once.
+
+    Args:
+        pairs: the protocol.
+        crop: gives the aligned crop of a photograph, None where no face is found.
+        embedder: ours, or a peer.
+        probe: changes the crop of a second photograph (draws a mask on it); None leaves it.
+        progress: shows how far it is.
+    """
+    references = set(pairs.references() if probe else pairs.photographs())
+    probes = set(pairs.probes()) if probe else set()
+    names = pairs.photographs()
+
+    def stream() -> Iterator[tuple[str, Crop | None]]:
+        for name in progress(names, "embedding"):
+            seen = crop(name)
+            if name in references:
+                yield f"reference {name}", seen
+            if probe is not None and name in probes:
+                yield f"probe {name}", None if seen is None else probe(name, seen)
+
+    embedded = embed_crops(embedder, stream())
+    by_role = {
+        role: {name.split(" ", 1)[1]: value for name, value in embedded.items() if name.startswith(role)}
+        for role in ("reference", "probe")
+    }
+    scores = pair_scores(pairs, by_role["reference"], by_role["probe"] if probe else None)
+    undetected = sorted({name.split(" ", 1)[1] for name, value in embedded.items() if value is None})
+    return PairOutcome(pairs, scores, tuple(undetected))
+
+
+def evaluate_lfw(
+    root: str | os.PathLike[str],
+    embedder: CropEmbedder,
+    mode: Mode = "aligned",
+    finder: FaceFinder | None = None,
+    masked: bool = False,
+    part: int | None = None,
+    progress: Progress = silently,
+) -> PairOutcome:
+    """LFW's view 2.
+
+    Args:
+        root: folder with ``pairs.txt`` and the photographs; for "aligned" also ``landmarks.csv``.
+        embedder: ours, or a peer.
+        mode: "aligned" aligns from the landmarks of the table; "whole" finds the face nearest to the centre itself.
+        finder: the detector for "whole".
+        masked: the second photograph of a pair wears a drawn mask (`facekd.evaluation.masked`).
+        part: only so many mated and non-mated pairs of each fold: a quick look.
+        progress: shows how far it is.
+
+    Raises:
+        ConfigError: mode is "whole" and there is no detector.
+        DataError: pairs, landmarks or photographs are missing.
+    """
+    root = Path(root)
+    pairs = read_pairs(root / "pairs.txt")
+    pairs = pairs if part is None else pairs.part(part)
+    photographs = LfwPhotographs(root)
+    if mode == "aligned":
+        landmarks = read_landmarks(root / "landmarks.csv")
+
+        def crop(name: str) -> Crop | None:
+            if name not in landmarks:
+                raise DataError(f"{root / 'landmarks.csv'} has no line for {name}; evaluate with --mode whole")
+            return _aligned_or_none(load_image(photographs.read(name)), landmarks[name].astype(np.float32))
+
+    else:
+        if finder is None:
+            raise ConfigError("mode 'whole' needs a detector")
+        detector = finder
+
+        def crop(name: str) -> Crop | None:
+            return crop_of(photographs.read(name), detector)
+
+    def masked_probe(name: str, seen: Crop) -> Crop:
+        return draw_mask(seen, mask_kind(photographs.file_name(name)))
+
+    return evaluate_pairs(pairs, crop, embedder, masked_probe if masked else None, progress)
+
+
+def evaluate_cfp(
+    root: str | os.PathLike[str], embedder: CropEmbedder, finder: FaceFinder, progress: Progress = silently
+) -> dict[str, PairOutcome]:
+    """Celebrities in Frontal-Profile, end to end: ``{"FF": …, "FP": …}``; every photograph is looked at once."""
+    protocols = read_cfp(root)
+    photographs = Photographs(root)
+    names = list(dict.fromkeys(name for pairs in protocols.values() for name in pairs.photographs()))
+    crops = ((name, crop_of(photographs.read(name), finder)) for name in progress(names, "embedding"))
+    embedded = embed_crops(embedder, crops)
+    outcomes = {}
+    for protocol, pairs in protocols.items():
+        missing = tuple(name for name in pairs.photographs() if embedded[name] is None)
+        outcomes[protocol] = PairOutcome(pairs, pair_scores(pairs, embedded), missing)
+    return outcomes
+
+
+def evaluate_bin(path: str | os.PathLike[str], embedder: CropEmbedder, progress: Progress = silently) -> PairOutcome:
+    """An InsightFace verification set of aligned crops (AgeDB-30, CALFW, CPLFW, CFP-FP, LFW).
+
+    Raises:
+        DataError: a picture is not 112x112.
+    """
+    encoded, pairs = read_bin(path)
+
+    def crop(name: str) -> Crop:
+        picture = load_image(encoded[name])
+        if picture.shape != (112, 112, 3):
+            raise DataError(f"{path}: picture {name} is {picture.shape[1]}x{picture.shape[0]}; wanted 112x112")
+        return picture
+
+    return evaluate_pairs(pairs, crop, embedder, progress=progress)

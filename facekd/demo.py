@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,19 +134,19 @@ class _Demo:
         for name, photographs in ENROLLED.items():
             pictures = [portrait(file) for file in photographs]
             what = f"enrol {name} from {len(pictures)} photograph{'s' * (len(pictures) > 1)}"
-            yield _timed(what, lambda name=name, pictures=pictures: self._enrol(name, pictures))
+            yield _timed(what, partial(self._enrol, name, pictures))
         for what, picture, expected in (
             ("recognise another photograph of Barack Obama", portrait("obama2.jpg"), "Barack Obama"),
             ("recognise a small, dark, tilted, mirrored copy of Grace Hopper", hopper_copy, "Grace Hopper"),
             ("know nobody in a photograph of a stranger (Eileen Collins)", astronaut, None),
             ("know nobody in a photograph of another stranger (Joe Biden)", portrait("biden.jpg"), None),
         ):
-            yield _timed(what, lambda picture=picture, expected=expected: self._identify(picture, expected))
+            yield _timed(what, partial(self._identify, picture, expected))
         yield _timed("refuse to enrol a photograph without a face", self._refuse_coffee)
         group = side_by_side([portrait("obama2.jpg"), hopper_copy, astronaut, portrait("biden.jpg")])
         names = ["Barack Obama", "Grace Hopper", None, None]
-        yield _timed("find all four in one picture and mark them", lambda: self._mark(group, names))
-        yield _timed("notice Grace Hopper under a second name", lambda: self._second_name(hopper_copy, "Grace Hopper"))
+        yield _timed("find all four in one picture and mark them", partial(self._mark, group, names))
+        yield _timed("notice Grace Hopper under a second name", partial(self._second_name, hopper_copy, "Grace Hopper"))
 
     def _enrol(self, name: str, pictures: list[Picture]) -> _Outcome:
         faces = [self.gallery.policy.choose(self.pipeline.analyze(picture)) for picture in pictures]
@@ -155,7 +156,7 @@ class _Demo:
         return _Outcome(f"{len(done.enrolled)} enrolled", len(done.enrolled) == len(pictures))
 
     def _identify(self, picture: Picture, expected: str | None) -> _Outcome:
-        face = self.gallery.policy.choose(self.pipeline.analyze(picture))
+        face = self.gallery.policy.choose(self.pipeline.analyze(picture), "largest")
         decision = self.gallery.identify(face, fpir=FPIR)
         text = f"{_answer(decision)}: cosine {_cosine(decision.score)}, threshold {decision.threshold:.2f}"
         return _Outcome(text, decision.outcome != "try-again" and decision.person == expected)
@@ -174,7 +175,8 @@ class _Demo:
         marks = [_mark(face, decision) for face, decision in zip(faces, decisions, strict=True)]
         save_image(self.annotated, draw_faces(group, marks))
         answers = ", ".join(_answer(decision) for decision in decisions) or "no face"
-        return _Outcome(answers, [decision.person for decision in decisions] == expected)
+        known = [decision.person for decision in decisions if decision.person]
+        return _Outcome(answers, known == [name for name in expected if name] and len(faces) >= len(expected))
 
     def _second_name(self, picture: Picture, known: str) -> _Outcome:
         face = self.gallery.policy.choose(self.pipeline.analyze(picture))

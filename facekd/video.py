@@ -95,7 +95,8 @@ class Video:
             read, picture = self._capture.read()
             if not read:
                 break
-            yield Frame(index, index / self.frame_rate, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+            image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+            yield Frame(index, index / self.frame_rate, image)
             index += 1
         if not index:
             raise ImageError(f"no frame can be read from {self.name}: damaged, or a codec that OpenCV lacks")

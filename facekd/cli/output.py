@@ -24,7 +24,7 @@ from __future__ import annotations
 import json as json_module
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import asdict, is_dataclass
 from enum import IntEnum
 from os import PathLike
@@ -151,7 +151,7 @@ class Output:
             total: how many items there will be; asked of ``items`` when None.
         """
         if total is None:
-            total = len(items) if hasattr(items, "__len__") else None
+            total = len(items) if isinstance(items, Sized) else None
         if not self._words.is_terminal or (total is not None and total < 2):
             yield from items
             return

@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
-from facekd.errors import ModelError
 
 if TYPE_CHECKING:
     from facekd.zoo import ModelRecord
@@ -33,6 +32,8 @@ def show(model: ModelArgument = None, json: JsonOption = False, threads: Threads
 def verify(model: ModelArgument = None, json: JsonOption = False, threads: ThreadsOption = 0) -> None:
     """Compare every weights file with its SHA-256 and load it; exit code 4 when one is damaged or missing."""
     with Output(json=json, threads=threads) as output:
+        from facekd.doctor import verify_models
+
         _, records = _records(model)
         answers = verify_models(records)
         for answer in answers:
@@ -40,21 +41,6 @@ def verify(model: ModelArgument = None, json: JsonOption = False, threads: Threa
                 output.at_least(ExitCode.DAMAGED)
         lines = (f"{answer['name']:24} {answer.get('error', 'verified')}" for answer in answers)
         output.result({"models": answers}, text="\n".join(lines))
-
-
-def verify_models(records: list[ModelRecord]) -> list[dict[str, Any]]:
-    """Read, compare and load each model; an entry says ``verified``, and ``error`` where it is not."""
-    from facekd.runtime import open_session
-
-    answers: list[dict[str, Any]] = []
-    for record in records:
-        answer: dict[str, Any] = {"name": record.name, "task": record.task, "contract": record.contract}
-        try:
-            open_session(record)
-            answers.append({**answer, "verified": True})
-        except ModelError as error:
-            answers.append({**answer, "verified": False, "error": str(error)})
-    return answers
 
 
 def _records(model: str | None) -> tuple[set[str], list[ModelRecord]]:

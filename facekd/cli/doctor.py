@@ -1,0 +1,57 @@
+"""`facekd doctor`: is everything in order, and what is not protected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
+
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option("--gallery", metavar="PATH", help="The gallery to look at; by default $FACEKD_GALLERY or your own."),
+]
+
+
+def doctor(gallery: GalleryOption = None, json: JsonOption = False, threads: ThreadsOption = 0) -> None:
+    """Print versions, verify the models, check the gallery, and say what is not protected.
+
+    Exit code 4 when a model or the gallery is damaged.
+    """
+    from facekd.doctor import examine
+    from facekd.gallery.gallery import default_path
+
+    with Output(json=json, threads=threads) as output:
+        path = gallery or default_path()
+        report = examine(path, must_exist=gallery is not None)
+        if report["problems"]:
+            output.at_least(ExitCode.DAMAGED)
+        output.result(report, text=_text(report, path))
+
+
+def _text(report: dict[str, Any], path: Path) -> str:
+    machine, health = report["machine"], report["gallery"]
+    lines = [f"machine      {machine['system']}, {machine['cores']} cores"]
+    versions = [f"{name} {version or 'not installed'}" for name, version in report["versions"].items()]
+    lines += [_row("versions", index, version) for index, version in enumerate(versions)]
+    for index, model in enumerate(report["models"]):
+        lines.append(_row("models", index, f"{model['name']}: {'verified' if model['verified'] else 'DAMAGED'}"))
+    if health is None:
+        lines.append(f"gallery      none at {path}")
+    elif "people" in health:
+        sealed = "encrypted" if health["encrypted"] else "not encrypted"
+        lines.append(f"gallery      {path}: {health['people']} people, {health['templates']} templates, {sealed}")
+    lines += [_row("beware", index, words) for index, words in enumerate(report["not_protected"])]
+    lines += [_row("PROBLEM", index, words) for index, words in enumerate(report["problems"])]
+    return "\n".join([*lines, "" if report["problems"] else "everything is in order"]).rstrip()
+
+
+def _row(heading: str, index: int, text: str) -> str:
+    return f"{heading if index == 0 else '':13}{text}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `doctor` to the application."""
+    app.command(epilog="Examples: `facekd doctor` · `facekd doctor --gallery people.db --json`")(doctor)

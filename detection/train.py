@@ -1,0 +1,220 @@
+"""The detector as a task of the training engine: recipe, batches, losses, validation and export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from rich.console import Console
+from torch import Tensor, nn
+
+from facekd.detection.anchors import STRIDES, anchors
+from facekd.detection.codec import decode_boxes
+from facekd.detection.data.batches import BatchMaker, DetectionBatch, Phase
+from facekd.detection.data.changes import ChangeSettings
+from facekd.detection.data.crops import CropSettings
+from facekd.detection.data.photographs import SourceSettings, load_source, read_photographs, require_data
+from facekd.detection.labels import LabelledPhotograph, read_labels
+from facekd.detection.loss import LossSettings, multibox_loss
+from facekd.detection.network import ExportedRetinaFace, NetworkSettings, RetinaFace
+from facekd.detection.nms import nms
+from facekd.engine.export import export_onnx, load_onnx_weights
+from facekd.engine.settings import Section, TrainingSettings
+from facekd.evaluation.detection import PhotographDetections, detection_figures
+from facekd.zoo import Preprocessing
+
+LabelledPixels = tuple[NDArray[np.uint8], LabelledPhotograph]
+
+
+class ValidationSettings(Section):
+    """What the averaged weights are judged by, every few minutes.
+
+    Attributes:
+        photographs, labels: a labelled split that is not trained on, looked for in the data folders.
+        limit: so many of its photographs, evenly spread; 0 takes all.
+        score_threshold: detections below it are not even counted.
+        nms_iou: overlap from which the lower of two detections is dropped.
+    """
+
+    photographs: Path
+    labels: Path
+    limit: int = Field(default=150, ge=0)
+    score_threshold: float = Field(default=0.02, ge=0, le=1)
+    nms_iou: float = Field(default=0.4, gt=0, le=1)
+
+
+class DataSettings(Section):
+    """What is trained on and judged by.
+
+    Attributes:
+        folders: where the paths of sources and validation are looked for, in order; the working folder if none.
+        sources: collections to train on.
+        validation: see there.
+    """
+
+    folders: tuple[Path, ...] = ()
+    sources: tuple[SourceSettings, ...] = Field(min_length=1)
+    validation: ValidationSettings
+
+
+class StudentSettings(NetworkSettings):
+    """The network, and where its weights start.
+
+    Attributes:
+        init: an exported detector of the same shape; without it the network starts from noise.
+    """
+
+    init: Path | None = None
+
+
+class Recipe(Section):
+    """A whole recipe for a detector.
+
+    Attributes:
+        kind: says that this recipe is for a detector.
+        preprocessing: how pixels become the network's input; the same as in the zoo's manifest.
+        data: photographs and labels.
+        phases: crop sizes in order, small ones first: many large faces, then few small ones.
+        network, crops, changes, loss, training: see there.
+    """
+
+    kind: Literal["detector"]
+    preprocessing: Preprocessing
+    data: DataSettings
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    network: StudentSettings = StudentSettings()
+    crops: CropSettings = CropSettings()
+    changes: ChangeSettings = ChangeSettings()
+    loss: LossSettings = LossSettings()
+    training: TrainingSettings
+
+
+class DetectorTask:
+    """See `facekd.engine.task.Task`.
+
+    Args:
+        recipe: what to train, from what.
+        say: called with one line about what was loaded or left out.
+    """
+
+    module: nn.Module
+    student: nn.Module
+
+    def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+        self.recipe = recipe
+        torch.manual_seed(recipe.training.seed)
+        network = RetinaFace(recipe.network)
+        if recipe.network.init is not None:
+            load_onnx_weights(ExportedRetinaFace(network), recipe.network.init)
+        # The fast layout for convolutions on a processor; pictures arrive in it by nature.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student = self.module = network
+        collections, weights, self._held_out = [], [], list[LabelledPixels]()
+        for source in recipe.data.sources:
+            photographs, held_out = load_source(source, recipe.data.folders, say)
+            if photographs:
+                collections.append(photographs)
+                weights.append(source.weight)
+            self._held_out += held_out
+            say(f"{source.labels}: {len(photographs)} photographs to train on, {len(held_out)} to watch by")
+        self._batches = BatchMaker(
+            collections, weights, recipe.phases, recipe.crops, recipe.changes, recipe.training.seed
+        )
+        self._validation = _validation_photographs(recipe.data)
+
+    def batch(self, step: int) -> DetectionBatch:
+        """The batch of a step."""
+        return self._batches.batch(step)
+
+    def losses(self, batch: DetectionBatch, step: int, progress: float) -> dict[str, Tensor]:
+        """Score, box and landmark terms."""
+        pictures = normalise(batch.pictures, self.recipe.preprocessing)
+        return multibox_loss(self.module(pictures), batch, self.recipe.loss)
+
+    def validate(self, student: nn.Module) -> dict[str, float]:
+        """Average precision (``score``) and recalls on validation photographs; ``watch_ap`` on those held out."""
+        figures = self._judge(student, self._validation)
+        result = {
+            "score": figures["ap"],
+            "recall_p90": figures["recall_at_precision_0.90"],
+            "recall_fppi0.1": figures["recall_at_fppi_0.1"],
+        }
+        if self._held_out:
+            result["watch_ap"] = self._judge(student, self._held_out)["ap"]
+        return result
+
+    def export(self, student: nn.Module, path: Path) -> None:
+        """Write scores and codes as the run time reads them; see the contract in `facekd.detection.anchors`."""
+        if not isinstance(student, RetinaFace):
+            raise TypeError(f"expected a RetinaFace to export, got {type(student).__name__}")
+        export_detector(student, path)
+
+    def _judge(self, student: nn.Module, photographs: list[LabelledPixels]) -> Mapping[str, float]:
+        found = [detect(student, pixels, self.recipe) for pixels, _ in photographs]
+        return detection_figures([label for _, label in photographs], found)
+
+
+def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> DetectorTask:
+    """A detector's training from its recipe.
+
+    Args:
+        recipe: what to train, from what.
+        say: called with one line about what was loaded or left out; standard error by default.
+
+    Raises:
+        DataError: photographs or labels are missing.
+        ModelError: the weights to start from do not fit.
+    """
+    return DetectorTask(recipe, say or Console(stderr=True).print)
+
+
+def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 RGB (N, H, W, 3) to float32 (N, 3, H, W) in channels-last memory, as `Preprocessing.apply` does."""
+    values = pictures.to(torch.float32)
+    values = (values - values.new_tensor(preprocessing.mean)) * values.new_tensor(preprocessing.scale)
+    return values.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def detect(network: nn.Module, pixels: NDArray[np.uint8], recipe: Recipe) -> PhotographDetections:
+    """One pass over a photograph at its own size, its right and lower edge filled up to multiples of 32."""
+    height, width = pixels.shape[:2]
+    step = STRIDES[-1]
+    padded = np.pad(pixels, ((0, -height % step), (0, -width % step), (0, 0)))
+    predictions = network(normalise(torch.from_numpy(padded)[None], recipe.preprocessing))
+    scores = predictions.logits[0].sigmoid().numpy()
+    candidates = np.flatnonzero(scores >= recipe.data.validation.score_threshold)
+    candidates = candidates[np.argsort(-scores[candidates], kind="stable")][:1000]
+    squares = anchors(padded.shape[0], padded.shape[1])[candidates]
+    boxes = decode_boxes(predictions.boxes[0].numpy()[candidates], squares).astype(np.float32)
+    kept = nms(boxes, scores[candidates], recipe.data.validation.nms_iou)
+    return PhotographDetections(boxes[kept], scores[candidates][kept])
+
+
+def export_detector(network: RetinaFace, path: Path) -> None:
+    """Write a detector as ONNX: ``image`` to ``scores``, ``boxes``, ``landmarks``; batch, height and width vary."""
+    outputs = ("scores", "boxes", "landmarks")
+    export_onnx(
+        ExportedRetinaFace(network),
+        torch.zeros(1, 3, 64, 96),
+        path,
+        inputs=["image"],
+        outputs=list(outputs),
+        dynamic_axes={
+            "image": {0: "batch", 2: "height", 3: "width"},
+            **{name: {0: "batch", 1: "anchors"} for name in outputs},
+        },
+    )
+
+
+def _validation_photographs(data: DataSettings) -> list[LabelledPixels]:
+    settings = data.validation
+    labels = read_labels(require_data(settings.labels, data.folders))
+    if settings.limit and len(labels) > settings.limit:
+        labels = [labels[index] for index in np.linspace(0, len(labels) - 1, settings.limit).round().astype(int)]
+    return list(zip(read_photographs(require_data(settings.photographs, data.folders), labels), labels, strict=True))

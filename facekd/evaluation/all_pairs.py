@@ -90,26 +90,66 @@ def compare_all(
     rows = np.flatnonzero(people >= 0)
     matrix = embeddings[rows].astype(np.float32)
     labels = people[rows]
-    sizes = np.bincount(labels, minlength=len(names)) if len(rows) else np.zeros(0, np.int64)
-    non_mated = (len(rows) ** 2 - int((sizes.astype(np.int64) ** 2).sum())) // 2
+    non_mated = ordered_impostor_pairs(labels) // 2
     keep = int(np.floor(max_far * non_mated + 1e-9)) + 1
 
-    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
-    mated: list[PairScores] = []
-    highest = _Highest(keep)
+    tally = _Tally(keep)
     for start, scores in _blocks(matrix, chunk):
         # The block holds rows start… against columns start…: strictly above the diagonal each pair stands once.
         above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
-        same = labels[start : start + len(scores), None] == labels[None, start:]
-        i, j = np.nonzero(above & same)
-        mated.append(PairScores(scores[i, j], rows[start + i], rows[start + j]))
-        others = above & ~same
-        values = scores[others]
-        bins = np.clip(((values + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64), 0, HISTOGRAM_BINS - 1)
-        histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
-        i, j = np.nonzero(others & (scores >= highest.floor))
-        highest.add(PairScores(scores[i, j], rows[start + i], rows[start + j]))
-    return AllPairs(_joined(mated), highest.pairs(), non_mated, histogram, people)
+        tally.add(
+            scores, above, labels[start : start + len(scores), None] == labels[None, start:], rows[start:], rows[start:]
+        )
+    return tally.result(non_mated, people)
+
+
+def ordered_impostor_pairs(labels: NDArray[np.int64]) -> int:
+    """How many ordered pairs of crops are of different people, for the person (N,) of each crop."""
+    sizes = np.bincount(labels) if len(labels) else np.zeros(0, np.int64)
+    return len(labels) ** 2 - int((sizes.astype(np.int64) ** 2).sum())
+
+
+def compare_probes(
+    references: NDArray[np.floating[Any]],
+    probes: NDArray[np.floating[Any]],
+    identities: Sequence[str],
+    max_far: float = 1e-2,
+    chunk: int = 1024,
+) -> AllPairs:
+    """Compare every labelled crop with a changed version of every other one (masked, say).
+
+    Both orders of two crops are compared, since only one of them is changed. A crop is not compared with its own
+    changed version.
+
+    Args:
+        references: (N, D) of unit length.
+        probes: (N, D) of unit length: the same crops, changed.
+        identities, max_far, chunk: as for `compare_all`.
+
+    Returns:
+        The comparisons; `first` are rows of `references`, `second` of `probes`.
+
+    Raises:
+        ValueError: embeddings are not of unit length, or numbers of rows differ.
+    """
+    check_unit_length(references)
+    check_unit_length(probes)
+    if not references.shape == probes.shape or len(references) != len(identities):
+        raise ValueError(
+            f"{references.shape} references, {probes.shape} probes, {len(identities)} identities: must fit"
+        )
+    names = {name: number for number, name in enumerate(sorted({name for name in identities if name}))}
+    people = np.array([names.get(name, -1) for name in identities], np.int64)
+    rows = np.flatnonzero(people >= 0)
+    labels = people[rows]
+    left, right = references[rows].astype(np.float32), probes[rows].astype(np.float32)
+    non_mated = ordered_impostor_pairs(labels)
+    tally = _Tally(int(np.floor(max_far * non_mated + 1e-9)) + 1)
+    for start in range(0, len(left), chunk):
+        scores = left[start : start + chunk] @ right.T
+        other = np.arange(len(right))[None, :] != start + np.arange(len(scores))[:, None]
+        tally.add(scores, other, labels[start : start + len(scores), None] == labels[None, :], rows[start:], rows)
+    return tally.result(non_mated, people)
 
 
 def operating_points(pairs: AllPairs, rates: Sequence[float] = RATES) -> list[OperatingPoint]:
@@ -188,6 +228,36 @@ def _blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDAr
     """Yield (first row, cosines of the rows of this chunk with themselves and all later rows)."""
     for start in range(0, len(matrix), chunk):
         yield start, matrix[start : start + chunk] @ matrix[start:].T
+
+
+class _Tally:
+    """Sorts blocks of scores into mated ones, the highest of the others, and the histogram of the others."""
+
+    def __init__(self, keep: int) -> None:
+        self._histogram = np.zeros(HISTOGRAM_BINS, np.int64)
+        self._mated: list[PairScores] = []
+        self._highest = _Highest(keep)
+
+    def add(
+        self,
+        scores: NDArray[np.float32],
+        compared: NDArray[np.bool_],
+        same: NDArray[np.bool_],
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+    ) -> None:
+        """Take a block (R, C) of which only `compared` counts; `first` and `second` name its rows and columns."""
+        i, j = np.nonzero(compared & same)
+        self._mated.append(PairScores(scores[i, j], first[i], second[j]))
+        others = compared & ~same
+        bins = np.clip(((scores[others] + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64), 0, HISTOGRAM_BINS - 1)
+        self._histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
+        i, j = np.nonzero(others & (scores >= self._highest.floor))
+        self._highest.add(PairScores(scores[i, j], first[i], second[j]))
+
+    def result(self, non_mated: int, people: NDArray[np.int64]) -> AllPairs:
+        """Everything that was taken."""
+        return AllPairs(_joined(self._mated), self._highest.pairs(), non_mated, self._histogram, people)
 
 
 class _Highest:

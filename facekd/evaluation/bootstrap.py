@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.evaluation.all_pairs import AllPairs
+from facekd.evaluation.all_pairs import AllPairs, ordered_impostor_pairs
 
 Weights = NDArray[np.float64]
 
@@ -75,10 +75,7 @@ def bootstrap_tar(
     Raises:
         ValueError: fewer than two people.
     """
-    labelled = pairs.people[pairs.people >= 0]
-    crops = np.bincount(labelled).astype(np.float64)
-    if len(crops) < 2:
-        raise ValueError(f"{len(crops)} people: a bootstrap over people needs at least two")
+    crops, orders = _crops_of_people(pairs)
     order = np.argsort(-pairs.impostors.scores, kind="stable")
     scores = pairs.impostors.scores[order]
     first, second = pairs.people[pairs.impostors.first[order]], pairs.people[pairs.impostors.second[order]]
@@ -86,8 +83,7 @@ def bootstrap_tar(
     outcome = np.empty((replicates, len(rates)))
     for replicate in range(replicates):
         weights = draw_weights(len(crops), rng)
-        drawn = weights * crops
-        total = (drawn.sum() ** 2 - (drawn**2).sum()) / 2
+        total = _impostor_weight(weights, crops, orders)
         mated_weights = weights[owner]
         for column, rate in enumerate(rates):
             threshold = weighted_threshold(scores, weights[first] * weights[second], rate, total)
@@ -96,3 +92,48 @@ def bootstrap_tar(
     tail = (1 - confidence) / 2
     low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
     return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]
+
+
+def bootstrap_false_match_rate(
+    pairs: AllPairs,
+    thresholds: Sequence[float],
+    rng: np.random.Generator,
+    replicates: int = 200,
+    confidence: float = 0.95,
+) -> list[Interval]:
+    """Intervals of the false-match rate at fixed thresholds.
+
+    Args:
+        pairs: what `compare_all` or `compare_probes` returned; thresholds must not lie below its kept impostors.
+        thresholds: least accepted cosines.
+        rng, replicates, confidence: as for `bootstrap_tar`.
+
+    Raises:
+        ValueError: fewer than two people.
+    """
+    crops, orders = _crops_of_people(pairs)
+    first, second = pairs.people[pairs.impostors.first], pairs.people[pairs.impostors.second]
+    accepted = [pairs.impostors.scores >= threshold for threshold in thresholds]
+    outcome = np.empty((replicates, len(thresholds)))
+    for replicate in range(replicates):
+        weights = draw_weights(len(crops), rng)
+        total = max(_impostor_weight(weights, crops, orders), 1e-12)
+        pair_weights = weights[first] * weights[second]
+        outcome[replicate] = [pair_weights[chosen].sum() / total for chosen in accepted]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
+    return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]
+
+
+def _crops_of_people(pairs: AllPairs) -> tuple[Weights, float]:
+    """Crops of each person, and whether two crops are compared once or in both orders (1.0 or 2.0)."""
+    labelled = pairs.people[pairs.people >= 0]
+    crops = np.bincount(labelled).astype(np.float64) if len(labelled) else np.zeros(0)
+    if len(crops) < 2:
+        raise ValueError(f"{len(crops)} people: a bootstrap over people needs at least two")
+    return crops, 2.0 * pairs.non_mated / ordered_impostor_pairs(labelled)
+
+
+def _impostor_weight(weights: Weights, crops: Weights, orders: float) -> float:
+    drawn = weights * crops
+    return float(orders * (drawn.sum() ** 2 - (drawn**2).sum()) / 2)

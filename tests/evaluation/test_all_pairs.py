@@ -10,11 +10,12 @@ import pytest
 from facekd.evaluation.all_pairs import (
     all_pairs_equal_error_rate,
     compare_all,
+    compare_probes,
     crop_figures,
     false_match_rates_by_group,
     operating_points,
 )
-from facekd.evaluation.bootstrap import bootstrap_tar, weighted_threshold
+from facekd.evaluation.bootstrap import bootstrap_false_match_rate, bootstrap_tar, weighted_threshold
 from facekd.evaluation.verification import equal_error_rate, tar_at_far
 
 
@@ -135,3 +136,38 @@ def test_people_are_drawn_not_comparisons() -> None:
     (interval,) = bootstrap_tar(compare_all(embeddings, names, 0.5), (0.01,), np.random.default_rng(0))
     assert interval.low <= 0.25
     assert interval.high >= 0.65
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_probes_against_a_double_loop(chunk: int) -> None:
+    references, names = faces(seed=1)
+    rng = np.random.default_rng(5)
+    probes = references + 0.2 * rng.normal(size=references.shape).astype(np.float32)
+    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+    mated, non_mated = {}, {}
+    for i in range(len(names)):
+        for j in range(len(names)):
+            if i != j and names[i] and names[j]:
+                (mated if names[i] == names[j] else non_mated)[i, j] = float(references[i] @ probes[j])
+    pairs = compare_probes(references, probes, names, max_far=0.1, chunk=chunk)
+    assert pairs.non_mated == len(non_mated) == pairs.histogram.sum()
+    got = dict(zip(zip(pairs.mated.first, pairs.mated.second, strict=True), pairs.mated.scores, strict=True))
+    assert got.keys() == mated.keys()
+    assert all(score == pytest.approx(mated[pair], abs=1e-6) for pair, score in got.items())
+    highest = sorted(non_mated.values())[-(int(0.1 * len(non_mated)) + 1) :]
+    np.testing.assert_allclose(np.sort(pairs.impostors.scores), highest, atol=1e-6)
+    with pytest.raises(ValueError, match="must fit"):
+        compare_probes(references, probes[:-1], names)
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+def test_interval_of_the_false_match_rate(both_orders: bool) -> None:
+    embeddings, names = faces(people=20)
+    compared = (
+        compare_probes(embeddings, embeddings, names, 0.2) if both_orders else compare_all(embeddings, names, 0.2)
+    )
+    points = operating_points(compared, (0.1, 0.02))
+    intervals = bootstrap_false_match_rate(compared, [point.threshold for point in points], np.random.default_rng(0))
+    for point, interval in zip(points, intervals, strict=True):
+        assert interval.low < point.false_matches / compared.non_mated < interval.high
+        assert interval.high < 5 * point.far

@@ -65,8 +65,9 @@ def _cut(
     height, width = image.shape[:2]
     block = min(block, max(height, width))
     corners = apply_affine(invert_affine(matrix), [[0, 0], [size, 0], [0, size], [size, size]])
-    left, top = np.clip(np.floor(corners.min(0)) - block, 0, [width - 1, height - 1]).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(0)) + block, [left + 1, top + 1], [width, height]).astype(int)
+    # Two blocks of margin: bilinear sampling looks one further, and the last may be cut short below.
+    left, top = np.clip(np.floor(corners.min(0)) - 2 * block, 0, [width - 1, height - 1]).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(0)) + 2 * block, [left + 1, top + 1], [width, height]).astype(int)
     part = np.ascontiguousarray(image[top:bottom, left:right])
     if block == 1:
         return part, np.column_stack([matrix[:, :2], matrix[:, :2] @ [left, top] + matrix[:, 2]])

@@ -32,8 +32,8 @@ SHARPNESS: Knots = (0.005, 0.02, 0.06)
 """Variance of the Laplacian over the variance of the grey values, in the middle of the crop. LFW: median 0.11, one in a
 hundred under 0.032; blurred by a Gaussian of 1.5 crop pixels: median 0.020."""
 MAGNIFIED_EXPONENT = 1.5
-"""A sharp face that the crop magnifies ``s`` times has about ``s ** 1.5`` times less sharpness (LFW shrunk to a half and
-to a quarter, then aligned); small is not blurred, so this is given back."""
+"""A sharp face that the crop magnifies ``s`` times has about ``s ** 1.5`` times less sharpness (LFW shrunk to a half
+and to a quarter, then aligned); small is not blurred, so this is given back."""
 
 HIGHLIGHTS: Knots = (30, 70, 90)
 """95th percentile of the grey values (0..255): the brightest parts of a face in too little light. Of UTKFace one in two

@@ -45,7 +45,7 @@ class PaintFace(Protocol):
 def paint_face() -> PaintFace:
     """Paint a square that the models of ``fake_zoo`` take for a face, in place.
 
-    It is found best when its side is an anchor's (16, 32, … 512) at the scale of a view; ``person`` seeds the pattern
+    Sides of 24 px and more are found, wherever they lie; faces must be two sides apart. ``person`` seeds the pattern
     that the embedder sees (cosine near 1 for equal seeds, near 0 for others); ``mask`` is none, mask or incorrect.
     """
 
@@ -117,7 +117,8 @@ def _onnx_bytes(
 def _fake_detector() -> bytes:
     """Matched filters for squares of red: the mean inside an anchor minus the mean of the ring around it.
 
-    Box codes are 0 (the anchor itself); landmarks lie as in an aligned crop that just fills the anchor.
+    The box is the red square itself, from the sum and the centre of gravity of what lies within two anchor sides;
+    landmarks lie as in an aligned crop that just fills the box.
     """
     from onnx import helper
 
@@ -125,41 +126,62 @@ def _fake_detector() -> bytes:
     from facekd.detection.codec import VARIANCES
     from facekd.recognition.align import TEMPLATE
 
+    # From (dx, dy, side of the face), all over 0.1 anchor sides, to five points.
+    points = np.zeros((3, 5, 2), np.float32)
+    points[0, :, 0] = points[1, :, 1] = 1
+    points[2] = (TEMPLATE - 56) / 112
     constants = {
         # Red minus green in 0..255, over 140: 1 in a face without a mask. The input is (x - 127.5) / 128.
         "redness": np.array([1, -1, 0], np.float32).reshape(1, 3, 1, 1) * (128 / 140),
         "gain": np.array(20, np.float32),
         "offset": np.array(0.5, np.float32),
-        "no_code": np.zeros((1, 1, 4), np.float32),
-        "points": ((TEMPLATE - 56) / 112 / VARIANCES[0]).astype(np.float32).reshape(1, 1, 10),
-        "flat": np.array([0, -1], np.int64),
+        "least": np.array(1e-3, np.float32),
+        "variance0": np.array(VARIANCES[0], np.float32),
+        "variance1": np.array(VARIANCES[1], np.float32),
+        "points": points.reshape(3, 10),
+        "by_anchor": np.array([0, 4, 2, -1], np.int64),
+        "by_row": np.array([0, -1, 4], np.int64),
         "last": np.array([2], np.int64),
     }
     nodes = [helper.make_node("Conv", ["image", "redness"], ["red"])]
     for stride, sides in zip(STRIDES, SIDES, strict=True):
-        largest = 2 * max(sides) // stride  # the ring is twice as wide as the anchor, in cells
-        reach = largest // 2
-        kernels = np.zeros((len(sides), 1, 2 * reach + 1, 2 * reach + 1), np.float32)
+        reach = max(sides) // stride  # the ring is twice as wide as the anchor; in cells
+        steps = np.arange(-reach, reach + 1) * stride
+        kernels = np.zeros((4, len(sides), 1, 2 * reach + 1, 2 * reach + 1), np.float32)
         for row, side in enumerate(sides):
-            inside = _window(side / stride, reach)
-            around = _window(2 * side / stride, reach) - inside
-            kernels[row, 0] = inside / inside.sum() - around / around.sum()
-        constants[f"kernel{stride}"] = kernels
+            inside, both = _window(side / stride, reach), _window(2 * side / stride, reach)
+            total = both / (side / stride) ** 2
+            kernels[:, row, 0] = [
+                inside / inside.sum() - (both - inside) / (both - inside).sum(),
+                total,
+                total * steps[None, :] / (VARIANCES[0] * side),
+                total * steps[:, None] / (VARIANCES[0] * side),
+            ]
+        constants[f"kernel{stride}"] = kernels.reshape(-1, *kernels.shape[2:])
         nodes += [
             helper.make_node("AveragePool", ["red"], [f"p{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2),
             helper.make_node("Conv", [f"p{stride}", f"kernel{stride}"], [f"c{stride}"], pads=[reach] * 4),
-            helper.make_node("Transpose", [f"c{stride}"], [f"t{stride}"], perm=[0, 2, 3, 1]),
-            helper.make_node("Reshape", [f"t{stride}", "flat"], [f"f{stride}"]),
+            helper.make_node("Reshape", [f"c{stride}", "by_anchor"], [f"r{stride}"]),
+            helper.make_node("Transpose", [f"r{stride}"], [f"t{stride}"], perm=[0, 3, 2, 1]),
+            helper.make_node("Reshape", [f"t{stride}", "by_row"], [f"f{stride}"]),
         ]
     nodes += [
-        helper.make_node("Concat", [f"f{stride}" for stride in STRIDES], ["match"], axis=1),
+        helper.make_node("Concat", [f"f{stride}" for stride in STRIDES], ["measured"], axis=1),
+        helper.make_node("Split", ["measured"], ["match", "sum", "moment_x", "moment_y"], axis=2),
         helper.make_node("Sub", ["match", "offset"], ["above"]),
         helper.make_node("Mul", ["above", "gain"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["scores"]),
-        helper.make_node("Sub", ["match", "match"], ["nothing"]),
-        helper.make_node("Unsqueeze", ["nothing", "last"], ["column"]),
-        helper.make_node("Add", ["column", "no_code"], ["boxes"]),
-        helper.make_node("Add", ["column", "points"], ["landmarks"]),
+        helper.make_node("Sigmoid", ["logit"], ["score"]),
+        helper.make_node("Squeeze", ["score", "last"], ["scores"]),
+        helper.make_node("Max", ["sum", "least"], ["mass"]),
+        helper.make_node("Div", ["moment_x", "mass"], ["dx"]),
+        helper.make_node("Div", ["moment_y", "mass"], ["dy"]),
+        helper.make_node("Sqrt", ["mass"], ["side"]),  # of the face, in anchor sides
+        helper.make_node("Log", ["side"], ["log_side"]),
+        helper.make_node("Div", ["log_side", "variance1"], ["side_code"]),
+        helper.make_node("Concat", ["dx", "dy", "side_code", "side_code"], ["boxes"], axis=2),
+        helper.make_node("Div", ["side", "variance0"], ["spread"]),
+        helper.make_node("Concat", ["dx", "dy", "spread"], ["place"], axis=2),
+        helper.make_node("MatMul", ["place", "points"], ["landmarks"]),
     ]
     shapes = [("scores", ["n", "a"]), ("boxes", ["n", "a", 4]), ("landmarks", ["n", "a", 10])]
     return _onnx_bytes(nodes, constants, ("image", ["n", 3, "h", "w"]), shapes)

@@ -1,0 +1,116 @@
+"""Write docs/cli.md from the commands themselves: `python docs/make_cli.py`. A test compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from facekd.cli import build_app
+
+PAGE = Path(__file__).with_name("cli.md")
+
+INTRODUCTION = """\
+# Command line
+
+<!-- Written by `python docs/make_cli.py`; change the commands or that file, not this one. -->
+
+`facekd COMMAND --help` prints what stands here. `facekd --install-completion` makes the shell complete commands and
+options. `python -m facekd` is the same program.
+
+## What scripts may rely on
+
+**Answers go to stdout, words to stderr.** With `--json` stdout holds one JSON object and nothing else; for a video or a
+camera one object a line, one line a frame. A number that does not exist is `null`.
+
+**Exit codes**; where several apply, the highest wins:
+
+| code | meaning |
+| --- | --- |
+| 0 | every input was answered |
+| 1 | answered "no": not found, not the same person, a step of the demo not as expected |
+| 2 | wrong use: unknown option, impossible value, something not installed that the command needs |
+| 3 | bad input: a file that is missing or no picture; the others are still answered and printed |
+| 4 | a model or a gallery is missing, damaged or locked, or the two do not belong together |
+| 5 | refused by policy: nothing was enrolled |
+| 70 | a mistake in facekd; the traceback is printed |
+| 130 | interrupted |
+
+A photograph without a face is an answer for `detect` and `identify`, and bad input for `verify` and `enroll`.
+
+**Values.** `box` is `[x1, y1, x2, y2]` in pixels of the picture, `landmarks` five points (left eye, right eye, nose,
+left and right mouth corner as seen). `mask` is `{"status": "none" | "mask" | "incorrect", "score"}`, `quality` is
+`{"score", "reasons": [...]}`. `score` and `threshold` of a match are cosines, higher is more alike.
+
+- `detect`: `{"images": [{"path", "faces": [{"box", "landmarks", "score", "mask", "quality"}]}]}`; a picture that cannot
+  be read has `error` in the place of `faces`. Video: `{"path", "frame", "seconds", "frames_per_second", "faces"}` on
+  each line.
+- `identify`: as `detect`, each face `{"box", "person" or null, "outcome", "score", "threshold", "runner_up" or null,
+  "fpir", "mask", "quality", ...}`.
+- `enroll`: `{"people": [{"person", "enrolled": [...], "refused": [{"path", "reason", "message"}]}]}`.
+- `verify`: `{"same", "score", "threshold", "fmr", ...}`.
+- `demo`: `{"passed", "steps": [{"what", "outcome", "passed", "milliseconds"}], "seconds", "picture"}`.
+- `zoo show`, `zoo verify`: `{"models": [...]}`.
+- `doctor`: `{"versions", "machine", "models", "gallery", "not_protected", "problems"}`.
+"""
+
+
+def commands(command: Any, path: tuple[str, ...] = ("facekd",)) -> Iterator[tuple[str, Any]]:
+    """All commands below a group, each with its full name such as `facekd people list`."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield " ".join(path), command
+        return
+    for name in sorted(below):
+        yield from commands(below[name], (*path, name))
+
+
+def _plain(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def _section(name: str, command: Any) -> Iterator[str]:
+    arguments = [item for item in command.params if item.param_type_name == "argument"]
+    options = [item for item in command.params if item.param_type_name == "option" and not item.hidden]
+    usage = " ".join((name, *(_argument(item) for item in arguments), "[OPTIONS]"))
+    yield f"## {name}\n\n{(command.help or '').strip()}\n\n```text\n{usage}\n```\n"
+    yield "| | |\n| --- | --- |"
+    for item in arguments:
+        if item.help:
+            yield f"| `{_plain(_argument(item).strip('[]'))}` | {_plain(item.help)} |"
+    for item in options:
+        names = ", ".join((*item.opts, *item.secondary_opts))
+        value = "" if item.is_flag or item.count else item.metavar or item.name.upper()
+        default = item.default
+        shown = "" if default in (None, False, ()) or callable(default) else f" Default: {_value(default)}."
+        required = " Required." if item.required else ""
+        yield f"| `{names}{' ' * bool(value)}{_plain(value)}` | {_plain(item.help)}{shown}{required} |"
+    if command.epilog:
+        yield f"\n{_plain(command.epilog)}"
+    yield ""
+
+
+def _argument(item: Any) -> str:
+    name = item.metavar or item.name.upper()
+    if name.startswith("[") or item.required:
+        return name
+    return f"[{name}]"
+
+
+def _value(default: Any) -> str:
+    return f"`{getattr(default, 'value', default)}`"
+
+
+def page() -> str:
+    """The whole page."""
+    root = typer.main.get_command(build_app())
+    parts = [INTRODUCTION]
+    for name, command in commands(root):
+        parts.extend(_section(name, command))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -41,6 +41,11 @@ CASES = [
 ]
 
 
+@cache
+def _root() -> Any:
+    return typer.main.get_command(build_app())
+
+
 def _find(words: list[str]) -> tuple[Any, list[str]]:
     command: Any = _root()
     while words and words[0] in getattr(command, "commands", {}):

@@ -81,7 +81,7 @@ def make_targets(
     positives = np.flatnonzero(taken | (overlap.max(axis=0) >= POSITIVE_IOU))
     labels[positives] = POSITIVE
     face_of = face_of[positives]
-    known = np.isfinite(points).all(axis=(1, 2))
+    known = np.asarray(np.isfinite(points).all(axis=(1, 2)))
     landmark_codes = encode_landmarks(np.nan_to_num(points[face_of]), squares[positives])
     landmark_codes[~known[face_of]] = 0.0
     return Targets(

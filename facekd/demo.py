@@ -159,7 +159,9 @@ class _Demo:
         face = self.gallery.policy.choose(self.pipeline.analyze(picture), "largest")
         decision = self.gallery.identify(face, fpir=FPIR)
         text = f"{_answer(decision)}: cosine {_cosine(decision.score)}, threshold {decision.threshold:.2f}"
-        return _Outcome(text, decision.outcome != "try-again" and decision.person == expected)
+        # In an empty gallery "nobody" is no feat.
+        answered = decision.score is not None and decision.outcome != "try-again"
+        return _Outcome(text, answered and decision.person == expected)
 
     def _refuse_coffee(self) -> _Outcome:
         try:

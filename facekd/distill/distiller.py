@@ -1,0 +1,280 @@
+"""The Distiller: hooks a student and its teachers, builds adapters, and gives every term of a recipe by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from facekd.distill.adapters import Adapter
+from facekd.distill.methods import Method, build_loss, find_method
+from facekd.distill.schedules import Schedule
+from facekd.distill.settings import Term
+from facekd.distill.taps import OUTPUT, Captured, check_taps, watch
+from facekd.distill.teachers import EmaTeacher, Teacher
+from facekd.distill.weighting import confidence_weights, correctness_weights, difficulty_weights
+from facekd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What one pass gave.
+
+    Attributes:
+        student: what the student returned.
+        terms: weighted losses by name, `distill/NAME`; their sum is to be minimised.
+        answers: the teachers' answers by teacher and tap.
+    """
+
+    student: Any
+    terms: dict[str, Tensor]
+    answers: dict[str, Mapping[str, Tensor]]
+
+
+class Distiller(nn.Module):
+    """Composition of distillation terms between one student and one or more teachers.
+
+    The module's parameters are adapters, generators and online teachers: hand them to the optimiser and save them in
+    checkpoints beside the student. The student itself is *not* a part of this module, and nothing of this module is a
+    part of the student, so an exported student is free of it. Fixed teachers are no part either.
+
+    Args:
+        student: the network that learns. Its layers are hooked only while it is watched.
+        teachers: by name.
+        terms: what is taken from them; see `facekd.distill.settings.Term`.
+        example: (N >= 2, 3, H, W) pictures as the student sees them; one pass of each network tells the shapes.
+        centres: the teacher's class centres (P, T), for the methods that need them.
+
+    Raises:
+        ConfigError: an unknown tap, method, option or teacher, or features that no adapter can bring together.
+
+    Example:
+        >>> distiller = Distiller(student, {"large": TorchTeacher(large)}, [Term(method="kl")], pictures)
+        >>> optimiser = AdamW([*student.parameters(), *distiller.parameters()])
+        >>> result = distiller(pictures, progress=0.1)
+        >>> sum(result.terms.values()).backward()
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teachers: Mapping[str, Teacher],
+        terms: Sequence[Term],
+        example: Tensor,
+        centres: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self._student = (student,)  # in a tuple: not a submodule
+        self._teachers = dict(teachers)
+        self._terms = tuple(terms)
+        self._last_step: int | None = None
+        self._sources = [self._source_of(term) for term in self._terms]
+        labels = [term.label for term in self._terms]
+        if len(set(labels)) != len(labels):
+            raise ConfigError(f"terms need different names, got {', '.join(labels)}; set name = … in the recipe")
+        self.student_taps = _unique(tap for term in self._terms for tap in _with_scores(term, term.student))
+        self._teacher_taps = {
+            name: _unique(
+                tap
+                for term, source in zip(self._terms, self._sources, strict=True)
+                if source == name
+                for tap in _with_scores(term, term.teacher)
+            )
+            for name in self._teachers
+        }
+        check_taps(student, self.student_taps, "student")
+        for name, taps in self._teacher_taps.items():
+            self._teachers[name].check(taps)
+        # Teachers that move (averages, online ones) are saved and, where they are trained, optimised with the rest.
+        moving = {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, nn.Module)}
+        self.moving = nn.ModuleDict(moving)
+        self.adapters = nn.ModuleList()
+        self.losses = nn.ModuleList()
+        self._schedules: list[dict[str, Schedule]] = []
+        self._build(example, centres)
+
+    def _source_of(self, term: Term) -> str:
+        if term.source in self._teachers:
+            return term.source
+        if not term.source and len(self._teachers) == 1:
+            return next(iter(self._teachers))
+        raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(self._teachers)}")
+
+    @torch.no_grad()
+    def _build(self, example: Tensor, centres: Tensor | None) -> None:
+        student = self._student[0]
+        # The example must not move BatchNorm statistics, neither the student's nor those of a teacher in training.
+        modes = {module: module.training for part in (student, self.moving) for module in part.modules()}
+        student.eval()
+        self.moving.eval()
+        with watch(student, self.student_taps, "student") as seen:
+            student(example)
+        answers = {n: self._teachers[n].answer(example, taps) for n, taps in self._teacher_taps.items() if taps}
+        for module, mode in modes.items():
+            module.training = mode
+        for term, source in zip(self._terms, self._sources, strict=True):
+            method = find_method(term.method)
+            pairs = [(seen[s], answers[source][t]) for s, t in zip(term.student, term.teacher, strict=True)]
+            self.adapters.append(nn.ModuleList(self._adapter(term, method, s, t) for s, t in pairs))
+            options, schedules = _split_schedules(term.options)
+            self.losses.append(build_loss(term.method, options, {"channels": pairs[0][1].shape[1], "centres": centres}))
+            self._schedules.append(schedules)
+
+    def _adapter(self, term: Term, method: Method, student: Tensor, teacher: Tensor) -> nn.Module:
+        if method.meets == "nothing":
+            if term.adapter == "always" or term.normalise != "none":
+                raise ConfigError(f"{term.label}: {term.method} needs no adapter; leave adapter and normalise out")
+            return _Detach()
+        a, b = tuple(student.shape[1:]), tuple(teacher.shape[1:])
+        try:
+            if method.meets == "channels":  # the places need not agree
+                b = (b[0], *a[1:])
+            return Adapter(a, b, term.adapter, term.normalise, channels=method.meets != "places")
+        except ConfigError as error:
+            raise ConfigError(f"{term.label}, {term.student} to {term.teacher}: {error}") from error
+
+    def watch(self) -> AbstractContextManager[Captured]:
+        """Catch the student's taps while it runs inside the block, whoever runs it; then call `terms`."""
+        return watch(self._student[0], self.student_taps, "student")
+
+    def forward(self, pictures: Tensor, teacher_pictures: Tensor | None = None, **arguments: Any) -> Distilled:
+        """Run the student and give all terms.
+
+        Args:
+            pictures: (N, 3, H, W) for the student.
+            teacher_pictures: the clean view, when the student's is augmented more strongly; geometry must agree.
+            arguments: of `terms`.
+        """
+        with self.watch() as seen:
+            output = self._student[0](pictures)
+        terms, answers = self.terms(seen, pictures if teacher_pictures is None else teacher_pictures, **arguments)
+        return Distilled(output, terms, answers)
+
+    def terms(
+        self,
+        seen: Captured,
+        teacher_pictures: Tensor,
+        *,
+        progress: float = 0.0,
+        step: int | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+        answers: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
+        """The weighted terms, given what the student's taps caught.
+
+        Args:
+            seen: from `watch`.
+            teacher_pictures: (N, 3, H, W).
+            progress: 0..1, for schedules.
+            step: the optimiser's step; lets averaged teachers follow the student once a step.
+            extras: tensors that methods need by name: `labels` (N,), `boxes`, `photographs`, `landmarks`, `anchors`.
+            answers: stored answers by teacher and tap, instead of asking that teacher.
+
+        Returns:
+            Terms by name, and the teachers' answers.
+
+        Raises:
+            ConfigError: a method lacks what it needs, or no gradient can reach a tapped layer.
+        """
+        extras, stored = extras or {}, answers or {}
+        active = [number for number, term in enumerate(self._terms) if term.weight.at(progress) != 0.0]
+        self._follow(step)
+        needed = {self._sources[number] for number in active}
+        given: dict[str, Mapping[str, Tensor]] = {}
+        for name in needed:
+            if name in stored:
+                given[name] = stored[name]
+            elif type(self._teachers[name]).__name__ == "CachedTeacher":
+                raise ConfigError(f"the teacher {name!r} has stored answers only; give them with the batch")
+            else:
+                given[name] = self._teachers[name].answer(teacher_pictures, self._teacher_taps[name])
+        terms: dict[str, Tensor] = {}
+        for number in active:
+            term = self._terms[number]
+            loss = self._term(number, seen, given[self._sources[number]], extras, progress)
+            terms[f"distill/{term.label}"] = term.weight.at(progress) * loss
+        return terms, given
+
+    def _follow(self, step: int | None) -> None:
+        if step is None or step == self._last_step or not self.training:
+            return
+        if self._last_step is not None or step > 0:
+            for teacher in self.moving.values():
+                if isinstance(teacher, EmaTeacher):
+                    teacher.update(self._student[0])
+        self._last_step = step
+
+    def _term(
+        self, number: int, seen: Captured, answers: Mapping[str, Tensor], extras: Mapping[str, Tensor], progress: float
+    ) -> Tensor:
+        term, method, loss = self._terms[number], find_method(self._terms[number].method), self.losses[number]
+        students, teachers = [], []
+        adapters = cast(nn.ModuleList, self.adapters[number])
+        for adapter, student_tap, teacher_tap in zip(adapters, term.student, term.teacher, strict=True):
+            if teacher_tap not in answers:
+                raise ConfigError(f"{term.label}: the stored answers lack the tap {teacher_tap!r}")
+            self._check_gradient(term, student_tap, seen[student_tap])
+            student, teacher = adapter(seen[student_tap], answers[teacher_tap])
+            students.append(student)
+            teachers.append(teacher)
+        named = {}
+        for key in (*method.needs, *method.takes):
+            if key in extras:
+                named[key] = extras[key]
+            elif key in method.needs:
+                raise ConfigError(f"{term.label}: {term.method} needs {key!r} with every batch")
+        if term.sample_weights != "none":
+            named["weights"] = self._sample_weights(term, seen, answers, extras)
+        for option, schedule in self._schedules[number].items():
+            setattr(loss, option, schedule.at(progress))
+        if method.taps == 1:
+            return loss(students[0], teachers[0], **named)
+        return loss(tuple(students), tuple(teachers), **named)
+
+    def _check_gradient(self, term: Term, tap: str, features: Tensor) -> None:
+        if self.training and not features.requires_grad:
+            raise ConfigError(
+                f"{term.label}: no gradient can reach the student's tap {tap!r}: it was computed under no_grad, or "
+                "everything before it is frozen; call eval() on the Distiller if this is no training step"
+            )
+
+    @staticmethod
+    def _sample_weights(
+        term: Term, seen: Captured, answers: Mapping[str, Tensor], extras: Mapping[str, Tensor]
+    ) -> Tensor:
+        if term.sample_weights == "confidence":
+            return confidence_weights(answers[OUTPUT])
+        if "labels" not in extras:
+            raise ConfigError(f"{term.label}: sample_weights = {term.sample_weights!r} needs 'labels' with every batch")
+        if term.sample_weights == "correctness":
+            return correctness_weights(answers[OUTPUT], extras["labels"])
+        return difficulty_weights(seen[OUTPUT], extras["labels"])
+
+
+class _Detach(nn.Module):
+    """What stands where no adapter is: the teacher's side is cut from any graph."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        return student, teacher.detach()
+
+
+def _split_schedules(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """Options as the loss takes them, and those that follow a schedule."""
+    schedules = {
+        key: Schedule.model_validate(value)
+        for key, value in options.items()
+        if isinstance(value, Mapping) and "start" in value
+    }
+    return {key: schedules[key].at(0.0) if key in schedules else value for key, value in options.items()}, schedules
+
+
+def _with_scores(term: Term, taps: tuple[str, ...]) -> tuple[str, ...]:
+    return taps if term.sample_weights == "none" else (*taps, OUTPUT)
+
+
+def _unique(taps: Any) -> list[str]:
+    return list(dict.fromkeys(taps))

@@ -1,0 +1,140 @@
+"""The part of a recipe that says what is distilled: teachers, terms, views and mixtures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from facekd.distill.adapters import AdapterKind, PairNormalisation
+from facekd.distill.methods import find_method
+from facekd.distill.schedules import Schedule, Scheduled, constant
+from facekd.distill.taps import OUTPUT
+from facekd.distill.views import StrongView
+from facekd.engine.settings import Fraction, Section
+from facekd.errors import ConfigError
+
+Taps = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+class Term(Section):
+    """One method between taps of the student and of a teacher.
+
+    Attributes:
+        method: a name in `facekd.distill.methods.METHODS`.
+        student: tap or taps of the student (see `facekd.distill.taps`).
+        teacher: as many of the teacher.
+        source: which teacher, by its name; may be left out where there is one only.
+        weight: number or schedule (see `facekd.distill.schedules`); while it is 0 the term is not computed.
+        options: of the method; a `temperature` may be a schedule.
+        adapter: whether the student's features pass a learnt map.
+        normalise: `batch` standardises both sides, each by its own BatchNorm without affine parameters.
+        sample_weights: photographs counted by the teacher's confidence, by the probability that it gives to the label,
+            or by the student's difficulty; all read class scores at `output`.
+        name: in logs; the method's by default.
+    """
+
+    method: str
+    student: Taps = (OUTPUT,)
+    teacher: Taps = (OUTPUT,)
+    source: str = ""
+    weight: Scheduled = constant(1.0)
+    options: dict[str, Any] = Field(default_factory=dict)
+    adapter: AdapterKind = "auto"
+    normalise: PairNormalisation = "none"
+    sample_weights: Literal["none", "confidence", "correctness", "difficulty"] = "none"
+    name: str = ""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Term:
+        try:
+            method = find_method(self.method)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        wanted = "at least one" if method.taps is None else str(method.taps)
+        if not self.student or len(self.student) != len(self.teacher) or method.taps not in (None, len(self.student)):
+            raise ValueError(
+                f"{self.method} takes {wanted} taps a side, "
+                f"got student {list(self.student)}, teacher {list(self.teacher)}"
+            )
+        if self.sample_weights != "none" and not method.per_sample:
+            raise ValueError(f"{self.method} compares photographs with each other and takes no sample weights")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name in logs."""
+        return self.name or self.method
+
+
+class TeacherFile(Section):
+    """A teacher on disk, or one that the student makes itself.
+
+    Attributes:
+        kind: `file` for the file below, `ema` for the student's own average.
+        file: an .onnx or .safetensors file.
+        architecture: name of our network whose weights the file holds, so that any layer can be tapped; without it an
+            .onnx file runs as it is (its outputs, and values inside the graph by name).
+        options: arguments of that architecture.
+        mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
+        decay: of `ema`.
+    """
+
+    kind: Literal["file", "ema"] = "file"
+    file: Path | None = None
+    architecture: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    mean: float = 0.0
+    scale: float = 1.0
+    decay: float = Field(default=0.999, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> TeacherFile:
+        if (self.kind == "file") != (self.file is not None):
+            raise ValueError("a teacher of kind 'file' needs file = PATH, and 'ema' takes none")
+        return self
+
+
+class MixSettings(Section):
+    """MixUp or CutMix; the teacher sees the mixed picture, too.
+
+    Attributes:
+        kind: which.
+        strength: alpha of Beta(alpha, alpha).
+        share: share of batches that are mixed.
+        classes: number of classes of the labels.
+    """
+
+    kind: Literal["mixup", "cutmix"]
+    strength: float = Field(default=1.0, gt=0)
+    share: Fraction = 0.5
+    classes: int = Field(default=3, ge=2)
+
+
+class DistillSettings(Section):
+    """Everything that is distilled in a run.
+
+    Attributes:
+        teachers: by name.
+        terms: what is taken from them.
+        task_weight: of the task's own loss terms; 0 at first makes "features first, then everything".
+        view: what the student's picture undergoes beyond the teacher's.
+        mix: MixUp or CutMix.
+    """
+
+    teachers: dict[str, TeacherFile] = Field(default_factory=dict)
+    terms: tuple[Term, ...] = ()
+    task_weight: Scheduled = constant(1.0)
+    view: StrongView | None = None
+    mix: MixSettings | None = None
+
+    @model_validator(mode="after")
+    def _teachers_are_named(self) -> DistillSettings:
+        for term in self.terms:
+            if term.source and self.teachers and term.source not in self.teachers:
+                raise ValueError(f"{term.label}: no teacher {term.source!r}; there are {', '.join(self.teachers)}")
+        return self
+
+
+__all__ = ["DistillSettings", "MixSettings", "Schedule", "TeacherFile", "Term"]

@@ -1,0 +1,107 @@
+"""Taps: what a named layer of a network gives, caught by a hook while the network runs as usual.
+
+A tap's name is the path of a submodule (`body.2`, as `named_modules` writes it) or `output` for what the network gives.
+`:KEY` picks from an answer of several parts: an index of a tuple or list, a key of a dictionary, or, for a module that
+runs several times in one pass (a head shared by levels), the number of the call. `output:1` is the second output.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from facekd.errors import ConfigError
+
+OUTPUT = "output"
+
+
+class Captured:
+    """What one pass of a network gave at its taps."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._calls: dict[str, list[tuple[Any, int | None]]] = {}
+
+    def record(self, path: str, value: Any) -> None:
+        """Keep one call's answer, and how often it had been written to by then."""
+        version = value._version if isinstance(value, Tensor) and not value.is_inference() else None
+        self._calls.setdefault(path, []).append((value, version))
+
+    def __getitem__(self, tap: str) -> Tensor:
+        """The tensor of a tap.
+
+        Raises:
+            ConfigError: the layer did not run, gave no tensor, gave several and none was picked, or its answer was
+                overwritten in place by a later layer.
+        """
+        path, _, key = tap.partition(":")
+        calls = self._calls.get(path)
+        if not calls:
+            raise ConfigError(f"the {self.owner}'s tap {tap!r} gave nothing: that layer did not run in this pass")
+        value: Any = calls[0][0] if len(calls) == 1 else [answer for answer, _ in calls]
+        if key:
+            value = _pick(value, key, tap, self.owner)
+        if not isinstance(value, Tensor):
+            parts = sorted(value) if isinstance(value, Mapping) else list(range(len(value)))
+            raise ConfigError(
+                f"the {self.owner}'s tap {tap!r} gives {len(parts)} parts; pick one, as {path}:{parts[0]}"
+            )
+        if any(value is answer and version not in (None, value._version) for answer, version in calls):
+            raise ConfigError(
+                f"the {self.owner}'s tap {tap!r} was overwritten in place by the next layer (an inplace activation?); "
+                "tap that layer instead"
+            )
+        return value
+
+
+def _pick(value: Any, key: str, tap: str, owner: str) -> Any:
+    try:
+        return value[key] if isinstance(value, Mapping) else value[int(key)]
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        parts = (
+            sorted(value) if isinstance(value, Mapping) else range(len(value)) if isinstance(value, Sequence) else []
+        )
+        raise ConfigError(f"the {owner}'s tap {tap!r} has no part {key!r}; it has {list(parts)}") from error
+
+
+def check_taps(network: nn.Module, taps: Sequence[str], owner: str) -> None:
+    """Raise ConfigError for a tap whose layer the network does not have; the message names close ones."""
+    paths = dict(network.named_modules())
+    for tap in taps:
+        path = tap.partition(":")[0]
+        if path not in paths and path != OUTPUT:
+            close = difflib.get_close_matches(path, list(paths), n=3, cutoff=0.3) or list(paths)[1:6]
+            raise ConfigError(f"the {owner} has no layer {path!r} to tap; close names: {', '.join(close)}, {OUTPUT}")
+
+
+@contextmanager
+def watch(network: nn.Module, taps: Sequence[str], owner: str = "network") -> Iterator[Captured]:
+    """Catch what the taps give while the network runs inside the block.
+
+    Example:
+        >>> with watch(network, ["body.1", "output"]) as seen:
+        ...     loss = task_loss(network(pictures))
+        >>> features = seen["body.1"]
+
+    Raises:
+        ConfigError: a tap names a layer that the network does not have.
+    """
+    check_taps(network, taps, owner)
+    captured = Captured(owner)
+    modules = dict(network.named_modules())
+    handles = []
+    for path in dict.fromkeys(tap.partition(":")[0] for tap in taps):
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any, path: str = path) -> None:
+            captured.record(path, output)
+
+        handles.append((network if path == OUTPUT else modules[path]).register_forward_hook(keep))
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()

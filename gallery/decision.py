@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from facekd.errors import ConfigError
 from facekd.gallery.calibration import Calibration
 
@@ -144,6 +147,30 @@ def limit_for(
     rate = calibration.rate(threshold, masked=masked)
     upper = None if rate.upper is None else min(1.0, comparisons * rate.upper)
     return Limit(threshold, min(1.0, comparisons * rate.value), upper, rate.extrapolated)
+
+
+def compare(
+    one: npt.NDArray[np.float32],
+    other: npt.NDArray[np.float32],
+    calibration: Calibration | None,
+    *,
+    fmr: float = VERIFY_FMR,
+    threshold: float | None = None,
+    masked: bool = False,
+) -> Verification:
+    """Check whether two faces are the same person's.
+
+    Args:
+        one: (D,) unit length.
+        other: (D,) unit length, of the same embedder.
+        calibration: of that embedder.
+        fmr: how many pairs of different people in one may pass.
+        threshold: a cosine set by hand instead.
+        masked: one of the faces wears a mask.
+    """
+    score = min(1.0, float(one @ other))
+    limit = limit_for(calibration, fmr, 1, threshold, masked=masked)
+    return Verification(score >= limit.threshold, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
 
 
 def decide(

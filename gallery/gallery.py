@@ -17,7 +17,7 @@ import numpy.typing as npt
 from facekd.errors import ConfigError, EnrolmentRefused
 from facekd.gallery import audit
 from facekd.gallery.calibration import Calibration, shipped_calibration
-from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Decision, Verification, decide, limit_for
+from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
 from facekd.gallery.live import LiveIndex
 from facekd.gallery.policy import EnrolmentPolicy, FaceLike, refusal
 from facekd.gallery.records import (
@@ -253,7 +253,11 @@ class Gallery:
                 self._store.add_templates(number, [template for _, template in kept], now)
                 audit.append(self._store, now, "enrol", {"person": number, "templates": len(kept)})
         enrolled = tuple(position for position, _ in kept)
-        told = tuple(warning for warning in warnings if warning.position in enrolled)
+        told = tuple(
+            sorted(
+                (warning for warning in warnings if warning.position in enrolled), key=lambda warning: warning.position
+            )
+        )
         return Enrolment(name, enrolled, tuple(sorted(refused, key=lambda item: item[0])), told)
 
     def enrol_photographs(
@@ -390,6 +394,19 @@ class Gallery:
         same = score >= limit.threshold
         return Verification(same, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
 
+    def nearest_people(self, embeddings: Templates, count: int = 2) -> list[list[Candidate]]:
+        """The most similar people of each embedding (N, D), at least ``count`` where there are as many."""
+        with self._store.reading():
+            self._live.refresh()
+            return self._live.candidates(check_templates(embeddings, self.dimension), count)
+
+    def same_person_cosine(self, policy: EnrolmentPolicy | None = None) -> float:
+        """From this cosine on, templates of two names are reported as one face."""
+        policy = policy or self.policy
+        if self._calibration is None:
+            return policy.same_person_cosine
+        return self._calibration.threshold(policy.same_person_fmr)
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> Person:
@@ -420,9 +437,7 @@ class Gallery:
     ) -> list[Warned]:
         if not templates or not len(self._live):
             return []
-        threshold = policy.same_person_cosine
-        if self._calibration is not None:
-            threshold = self._calibration.threshold(policy.same_person_fmr)
+        threshold = self.same_person_cosine(policy)
         told = []
         found = self._live.candidates(np.stack([template.embedding for _, template in templates]))
         for (position, _), people in zip(templates, found, strict=True):

@@ -42,11 +42,12 @@ class LiveIndex:
             self._follow(changes)
         self._seen = end
 
-    def candidates(self, embeddings: Templates) -> list[list[Candidate]]:
-        """People by falling score for each probe: the two best at least, fewer only where there are fewer.
+    def candidates(self, embeddings: Templates, wanted: int = 2) -> list[list[Candidate]]:
+        """People by falling score for each probe: the best two at least, fewer only where there are fewer.
 
         Args:
             embeddings: (P, D) float32, unit length.
+            wanted: how many people at least, instead of two.
         """
         total = len(self._index)
         count = min(FIRST_LOOK, total)
@@ -54,7 +55,7 @@ class LiveIndex:
             scores, ids = self._index.search(embeddings, count) if count else _nothing(len(embeddings))
             owners = self._store.owners(np.unique(ids).tolist())
             found = [_best_by_person(row, owned, owners) for row, owned in zip(scores, ids, strict=True)]
-            if count >= total or all(len(people) > 1 for people in found):
+            if count >= total or all(len(people) >= wanted for people in found):
                 break
             count = min(4 * count, total)
         names = self._store.names({number for people in found for number in people})

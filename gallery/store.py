@@ -130,6 +130,11 @@ class Store:
 
     def _unlock(self) -> None:
         self._salt = self.meta("key_salt")
+        if self._salt is None and self._key is not None:
+            raise GalleryError(
+                f"gallery {self.path} is not encrypted although a key was named: encrypt it with "
+                "`facekd gallery rotate-key`, or leave the key out"
+            )
         if self._salt is None:
             self.sealer = PlainSealer()
             return
@@ -242,6 +247,16 @@ class Store:
         """How many templates there are."""
         return int(self._run("SELECT count(*) FROM templates").fetchone()[0])
 
+    def all_owners(self) -> list[tuple[int, int]]:
+        """Every template's id and person number, by id."""
+        return self._run("SELECT id, person FROM templates ORDER BY id").fetchall()
+
+    def count_lacking_crops(self) -> int:
+        """How many templates were stored without their crop."""
+        return int(
+            self._run("SELECT count(*) FROM templates WHERE id NOT IN (SELECT template FROM crops)").fetchone()[0]
+        )
+
     def crop(self, identifier: int) -> npt.NDArray[np.uint8] | None:
         """The kept crop of a template, or None where none was kept."""
         row = self._run("SELECT crop FROM crops WHERE template = ?", (identifier,)).fetchone()
@@ -285,6 +300,14 @@ class Store:
         if len(rows) != end - sequence or any(change == "reload" for change, _ in rows):
             return None
         return rows
+
+    def skip_journal_to(self, sequence: int) -> None:
+        """Number the next change above ``sequence`` as well as above the latest one."""
+        sequence = max(sequence, self.journal_end())
+        self._run("DELETE FROM journal")
+        changed = self._run("UPDATE sqlite_sequence SET seq = ? WHERE name = 'journal'", (sequence,)).rowcount
+        if not changed:
+            self._run("INSERT INTO sqlite_sequence (name, seq) VALUES ('journal', ?)", (sequence,))
 
     def note_reload(self) -> None:
         """Tell every process to load all templates again."""

@@ -59,6 +59,12 @@ def test_an_import_killed_at_every_statement_is_whole_or_absent(tmp_path):
     assert states == {json.dumps(BEFORE, sort_keys=True), json.dumps(removed)}
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_key_rotation_killed_at_every_statement_leaves_one_of_the_keys(tmp_path, encrypted):
+    children = _children(tmp_path / "gallery.db", "rotate", encrypted=encrypted)
+    assert all(child["after"] == BEFORE for child in children)
+
+
 def test_killed_at_random_moments(tmp_path):
     generator = random.Random(20261122)
     path = tmp_path / "gallery.db"

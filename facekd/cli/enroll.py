@@ -1,0 +1,95 @@
+"""`facekd enroll`: people into the gallery, from photographs or from a folder of people's folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facekd.cli.gallery_access import FaceOption, GalleryOption, KeyFileOption, open_with_pipeline, parse_face
+from facekd.cli.output import JsonOption, Output, ThreadsOption
+from facekd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facekd.gallery.enrolment import EnrolmentReport
+
+EPILOG = (
+    'Examples: `facekd enroll "Ada Lovelace" ada1.jpg ada2.jpg` · `facekd enroll --folder people/` (one folder a '
+    "person) · `facekd enroll Ada group.jpg --face 2`"
+)
+
+
+def enroll(
+    name: Annotated[str | None, typer.Argument(show_default=False, help="The person's name.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", show_default=False, help="Photographs of the person.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", metavar="DIR", show_default=False, help="A folder with one folder a person."),
+    ] = None,
+    gallery: GalleryOption = None,
+    face: FaceOption = None,
+    allow_masks: Annotated[bool, typer.Option("--allow-masks", help="Enrol masked faces too.")] = False,
+    keep_crops: Annotated[
+        bool, typer.Option("--keep-crops", help="Store the face's crop too, to be ready for a better model.")
+    ] = False,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Enrol people; a photograph that would make a bad reference is refused with the reason.
+
+    Refused are photographs without a face, with several (say which with --face), with a face that is too small,
+    blurred or masked. Warned about is a face that is already enrolled under another name.
+    """
+    from facekd.gallery.enrolment import enrol_photographs
+    from facekd.gallery.policy import EnrolmentPolicy
+
+    with Output(json=json, threads=threads) as output:
+        people = _people(name, images or [], folder)
+        which = parse_face(face)
+        policy = EnrolmentPolicy(allow_masks=allow_masks, keep_crops=keep_crops)
+        opened, pipeline = open_with_pipeline(gallery, key_file, create=True, policy=policy)
+        reports: list[EnrolmentReport] = []
+        with opened:
+            for person, photographs in output.progress(people, "enrolling"):
+                report = enrol_photographs(opened, person, photographs, pipeline, which=which)
+                reports.append(report)
+                _tell(output, report)
+                output.at_least(report.exit_code)
+        enrolled = sum(len(report.enrolled) for report in reports)
+        known = sum(bool(report.enrolled) for report in reports)
+        refused = sum(len(report.refused) for report in reports)
+        output.result(
+            {"people": [report.to_dict() for report in reports]},
+            text=f"{enrolled} photographs enrolled of {known} people, {refused} refused; gallery {opened.path}",
+        )
+
+
+def _people(name: str | None, images: list[Path], folder: Path | None) -> list[tuple[str, list[Path]]]:
+    from facekd.gallery.enrolment import people_of_folder
+
+    if folder is not None:
+        if name is not None:
+            raise ConfigError("name either a person with photographs, or --folder, not both")
+        return list(people_of_folder(folder))
+    if name is None or not images:
+        raise ConfigError("name a person and at least one photograph, or --folder DIR")
+    return [(name, images)]
+
+
+def _tell(output: Output, report: EnrolmentReport) -> None:
+    from facekd.gallery.enrolment import explain
+
+    for photograph in report.enrolled:
+        for warning in photograph.warnings:
+            output.warn(f"{photograph.path}: {explain(warning)}")
+    for refused in report.refused:
+        output.say(f"refused {refused.path} ({refused.reason}): {refused.message}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `enroll` to the application."""
+    app.command(epilog=EPILOG)(enroll)

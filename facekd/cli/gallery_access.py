@@ -1,0 +1,154 @@
+"""The options of every command that uses a gallery, and how it is opened with the model that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from facekd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facekd.gallery import Calibration, EnrolmentPolicy, Gallery
+    from facekd.gallery.sealing import KeySource
+    from facekd.pipeline import FacePipeline
+
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--gallery", metavar="PATH", show_default=False, help="The gallery's file; default $FACEKD_GALLERY or your own."
+    ),
+]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        show_default=False,
+        help="The 256-bit key of an encrypted gallery; default the variable FACEKD_GALLERY_KEY. "
+        "With it, a new gallery is made encrypted.",
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        show_default=False,
+        help="Thresholds by error rate, made by `facekd calibrate`; default those of the model.",
+    ),
+]
+FaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--face",
+        metavar="largest|N",
+        show_default=False,
+        help="Which face is meant in a photograph of several: the largest, or the N-th from the left.",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="COSINE", show_default=False, help="A cosine set by hand instead."),
+]
+
+
+def gallery_path(path: Path | None) -> Path:
+    """The gallery's file; the folder of the default one is made."""
+    from facekd.gallery import default_path
+
+    if path is not None:
+        return path
+    path = default_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder {path.parent} cannot be made: {error.strerror or error}; use --gallery"
+        ) from error
+    return path
+
+
+def key_source(key_file: Path | None) -> KeySource | None:
+    """The key that was named, by a file or by the environment."""
+    from facekd.gallery.sealing import key_from_environment, key_from_file
+
+    return key_from_file(key_file) if key_file is not None else key_from_environment()
+
+
+def open_gallery(path: Path | None, key_file: Path | None, calibration: Path | None = None) -> Gallery:
+    """Open a gallery that exists, whatever model made it."""
+    from facekd.gallery import Gallery
+
+    return Gallery.open(
+        gallery_path(path), create=False, key=key_source(key_file), calibration=load_calibration(calibration)
+    )
+
+
+def open_with_pipeline(
+    path: Path | None,
+    key_file: Path | None,
+    *,
+    calibration: Path | None = None,
+    create: bool = False,
+    policy: EnrolmentPolicy | None = None,
+) -> tuple[Gallery, FacePipeline]:
+    """Open a gallery and the pipeline whose embedder made it, be it not today's default.
+
+    Raises:
+        GalleryError: the gallery is of a model that is not in the zoo.
+    """
+    from facekd.gallery import Gallery
+    from facekd.gallery.gallery import DIMENSION
+    from facekd.pipeline import FacePipeline
+    from facekd.zoo import find_model, load_manifest
+
+    target, key = gallery_path(path), key_source(key_file)
+    record = find_model("embedder")
+    if target.exists() and target.stat().st_size:
+        with Gallery.open(target, create=False, key=key) as existing:
+            made_by = [
+                model
+                for model in load_manifest().models.values()
+                if model.task == "embedder" and model.contract == existing.contract
+            ]
+            dimension = existing.dimension
+        # Of no model that we have: opening it below says so.
+        chosen = made_by[0] if made_by else record
+    else:
+        chosen, dimension = record, DIMENSION
+    gallery = Gallery.open(
+        target,
+        contract=chosen.contract,
+        create=create,
+        key=key,
+        calibration=load_calibration(calibration),
+        policy=policy,
+        dimension=dimension,
+    )
+    if chosen.contract == record.contract:
+        return gallery, FacePipeline()
+    from facekd.recognition.embedder import Embedder
+
+    return gallery, FacePipeline(embedder=Embedder(chosen))
+
+
+def load_calibration(path: Path | None) -> Calibration | None:
+    """The calibration of a file, or None for the model's own."""
+    from facekd.gallery import Calibration
+
+    return None if path is None else Calibration.load(path)
+
+
+def parse_face(text: str | None) -> int | Literal["largest"] | None:
+    """What ``--face`` says.
+
+    Raises:
+        ConfigError: it is neither ``largest`` nor a number from 1.
+    """
+    if text is None or text == "largest":
+        return "largest" if text else None
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise ConfigError(f"--face takes largest or a number from 1, got {text!r}")

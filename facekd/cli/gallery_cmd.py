@@ -1,0 +1,176 @@
+"""`facekd gallery`: check, back up, restore, encrypt, re-embed and audit a gallery."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_path, key_source, open_gallery
+from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
+
+gallery_app = typer.Typer(no_args_is_help=True, help="Check, back up, restore, encrypt and audit a gallery.")
+
+HeadOption = Annotated[
+    str | None,
+    typer.Option("--seen", metavar="DIGEST", show_default=False, help="A head of the audit log noted earlier."),
+]
+NewKeyOption = Annotated[
+    Path,
+    typer.Option(
+        "--new-key-file", metavar="FILE", show_default=False, help="The key to go on with; drawn and written if absent."
+    ),
+]
+
+
+@gallery_app.command()
+def check(
+    gallery: GalleryOption = None, seen: HeadOption = None, key_file: KeyFileOption = None, json: JsonOption = False
+) -> None:
+    """Look through every record, and finish erasing what was removed. Exit code 4: something is wrong."""
+    from facekd.gallery.maintenance import check as check_gallery
+
+    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+        health = check_gallery(opened, audit_head=seen)
+        for problem in health.problems:
+            output.error(problem, ExitCode.DAMAGED)
+        sealed = "encrypted" if health.encrypted else "not encrypted"
+        verdict = "healthy" if not health.problems else f"{len(health.problems)} problems"
+        output.result(
+            {"path": str(opened.path), "healthy": not health.problems, **asdict(health)},
+            text=f"{opened.path}: {verdict}; {health.people} people, {health.templates} templates of embedder "
+            f"{health.contract}, {sealed}",
+        )
+
+
+@gallery_app.command()
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The file to write.")],
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Copy the gallery as it is now, also while others use it. An encrypted one stays encrypted."""
+    from facekd.gallery.maintenance import backup as backup_gallery
+
+    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+        size = backup_gallery(opened, path)
+        output.result({"path": str(path), "bytes": size}, text=f"backup of {size:,} bytes written to {path}")
+
+
+@gallery_app.command()
+def restore(
+    path: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A backup.")],
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a backup in the gallery's place, after checking it. What was changed since the backup is lost."""
+    from facekd.gallery.maintenance import restore as restore_gallery
+
+    with Output(json=json) as output:
+        health = restore_gallery(path, gallery_path(gallery), key=key_source(key_file))
+        output.result(
+            {"path": str(gallery_path(gallery)), "people": health.people, "templates": health.templates},
+            text=f"{gallery_path(gallery)} is restored: {health.people} people, {health.templates} templates",
+        )
+
+
+@gallery_app.command("rotate-key")
+def rotate_key(
+    new_key_file: NewKeyOption,
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Seal the gallery under another key, or encrypt one that is not encrypted yet."""
+    from facekd.gallery import Gallery
+    from facekd.gallery.maintenance import is_encrypted
+    from facekd.gallery.maintenance import rotate_key as rotate
+    from facekd.gallery.sealing import key_from_file
+    from facekd.gallery.sealing import new_key_file as draw_key
+
+    with Output(json=json) as output:
+        path = gallery_path(gallery)
+        old = key_source(key_file) if is_encrypted(path) else None
+        with Gallery.open(path, create=False, key=old) as opened:
+            new = key_from_file(new_key_file) if new_key_file.exists() else draw_key(new_key_file)
+            rotate(opened, new)
+        output.warn(f"without {new_key_file} nobody can read the gallery any more: keep a copy elsewhere")
+        output.result({"path": str(path), "key_file": str(new_key_file)}, text=f"{path} is sealed under {new_key_file}")
+
+
+@gallery_app.command()
+def reembed(
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Make every template anew with today's embedder, from the kept crops."""
+    from facekd.gallery.maintenance import reembed as reembed_gallery
+    from facekd.recognition.embedder import Embedder
+
+    with Output(json=json, threads=threads) as output:
+        embedder = Embedder()
+        with open_gallery(gallery, key_file) as opened:
+            old = opened.contract
+            count = 0
+            if old != embedder.contract:
+                count = reembed_gallery(
+                    opened, embedder.embed, contract=embedder.contract, dimension=embedder.dimension
+                )
+        output.result(
+            {"templates": count, "from": old, "to": embedder.contract},
+            text=f"{count} templates made anew, embedder {embedder.contract}" if count else "nothing to do",
+        )
+
+
+@gallery_app.command()
+def audit(
+    gallery: GalleryOption = None, seen: HeadOption = None, key_file: KeyFileOption = None, json: JsonOption = False
+) -> None:
+    """Print the audit log and verify its chain of hashes. Exit code 4: it was changed."""
+    from facekd.gallery import audit as log
+
+    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+        with opened.store.reading():
+            report = log.verify(opened.store, seen)
+            entries = log.entries(opened.store)
+        if report.problem:
+            output.error(report.problem, ExitCode.DAMAGED)
+        table = Table("number", "time", "action", "detail", box=None, pad_edge=False)
+        for entry in entries:
+            detail = ", ".join(f"{key} {value}" for key, value in entry.detail.items())
+            table.add_row(str(entry.sequence), entry.time, entry.action, detail)
+        output.result(
+            {"intact": report.problem is None, "head": report.head, "entries": [asdict(entry) for entry in entries]},
+            text=table,
+        )
+        output.say(f"head {report.head}: note it elsewhere, and check with --seen that the log still holds it")
+
+
+@gallery_app.command("audit-templates")
+def audit_templates(gallery: GalleryOption = None, key_file: KeyFileOption = None, json: JsonOption = False) -> None:
+    """Find templates unlike their owner's others, or like somebody else's. Exit code 1: there are some."""
+    from facekd.gallery.outliers import audit_templates as audit_all
+
+    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+        findings = audit_all(opened)
+        table = Table("person", "template", "finding", "cosine", "others", box=None, pad_edge=False)
+        for finding in findings:
+            row = (str(finding.template), finding.kind, f"{finding.score:.3f}", ", ".join(finding.others))
+            table.add_row(finding.person, *row)
+        if findings:
+            output.at_least(ExitCode.NO)
+        output.result(
+            {"findings": [finding.to_dict() for finding in findings]}, text=table if findings else "nothing to look at"
+        )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `gallery` to the application."""
+    app.add_typer(gallery_app, name="gallery")

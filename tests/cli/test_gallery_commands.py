@@ -1,0 +1,260 @@
+"""`enroll`, `identify`, `verify`, `people` and `gallery` with a pipeline that reads a face off a picture's colour."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facekd import cli
+from facekd.gallery.calibration import Calibration, Curve, Point
+from facekd.images import load_image
+from facekd.video import VideoFile
+
+CONTRACT = "0123456789abcdef"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Face:
+    embedding: np.ndarray
+    masked: bool = False
+    box: np.ndarray = dataclasses.field(default_factory=lambda: np.float32([4, 4, 60, 60]))
+    landmarks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((5, 2), np.float32))
+    score: float = 0.9
+
+    @property
+    def mask(self) -> Any:
+        return types.SimpleNamespace(status="mask" if self.masked else "none", score=0.95)
+
+    quality = types.SimpleNamespace(score=0.75, reasons=())
+    crop = np.zeros((112, 112, 3), np.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "box": self.box.tolist(),
+            "mask": {"status": self.mask.status, "score": 0.95},
+            "quality": {"score": 0.75, "reasons": []},
+        }
+
+
+class _Pipeline:
+    """A grey picture shows the person of that grey value (in tens); 0 shows nobody; 250 two people; odd tens a mask."""
+
+    def analyze(self, image: Any) -> list[_Face]:
+        level = round(float(load_image(image).mean()) / 10)
+        if level == 0:
+            return []
+        if level == 25:
+            return [_Face(_unit(1)), _Face(_unit(2), box=np.float32([70, 4, 126, 60]))]
+        return [_Face(_unit(level), masked=level == 24)]
+
+
+def _unit(seed: int) -> np.ndarray:
+    vector = np.random.default_rng(seed).standard_normal(512)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = types.ModuleType("facekd.pipeline")
+    module.FacePipeline = _Pipeline  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "facekd.pipeline", module)
+    record = types.SimpleNamespace(contract=CONTRACT, task="embedder", calibration=None)
+    monkeypatch.setattr("facekd.zoo.find_model", lambda name: record)
+    monkeypatch.setattr("facekd.zoo.load_manifest", lambda path=None: types.SimpleNamespace(models={"only": record}))
+    monkeypatch.setattr("facekd.gallery.gallery.shipped_calibration", lambda contract: _calibration())
+    monkeypatch.setattr("facekd.gallery.calibration.shipped_calibration", lambda contract: _calibration())
+    monkeypatch.setenv("FACEKD_GALLERY", str(tmp_path / "gallery.db"))
+    monkeypatch.delenv("FACEKD_GALLERY_KEY", raising=False)
+
+
+def _calibration(contract: str = CONTRACT) -> Calibration:
+    points = tuple(Point(fmr=10.0**-n, threshold=0.2 + 0.1 * n, fmr_upper=2 * 10.0**-n) for n in range(1, 6))
+    return Calibration(contract=contract, source="made up", unmasked=Curve(points=points, people=40, pairs=10**6))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Any:
+    def make(level: int, name: str | None = None) -> str:
+        path = tmp_path / (name or f"{level}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 128, 3), level, np.uint8)).save(path)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object, code: int = 0) -> Any:
+        got = cli.run([*map(str, arguments), "--json"])
+        captured = capsys.readouterr()
+        assert got == code, captured.err
+        return json.loads(captured.out) if captured.out else captured.err
+
+    return run
+
+
+def test_enrols_identifies_and_forgets(photo, answer):
+    enrolled = answer("enroll", "Ada", photo(10))["people"]
+    assert enrolled == [
+        {"person": "Ada", "enrolled": [{"path": photo(10), "quality": 0.75, "warnings": []}], "refused": []}
+    ]
+    answer("enroll", "Grace", photo(20))
+    images = answer("identify", photo(10), photo(90), photo(0))["images"]
+    (ada,), (stranger,), nobody = (image["faces"] for image in images)
+    assert (ada["person"], ada["outcome"], ada["runner_up"]["person"]) == ("Ada", "match", "Grace")
+    assert {"box", "person", "score", "threshold", "runner_up", "mask", "quality"} <= set(ada)
+    assert (stranger["person"], nobody) == (None, [])
+    assert answer("identify", photo(90), code=1)["images"][0]["faces"][0]["person"] is None
+    assert [p["person"] for p in answer("people", "list")["people"]] == ["Ada", "Grace"]
+    assert answer("people", "rename", "Ada", "Ada Lovelace")["person"] == "Ada Lovelace"
+    assert answer("people", "remove", "Ada Lovelace") == {"removed": "Ada Lovelace", "templates": 1, "erased": True}
+    assert answer("identify", photo(10), code=1)
+    assert "nobody named" in answer("people", "remove", "Ada Lovelace", code=1)
+
+
+def test_refusals_have_reasons_and_codes(photo, answer, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 no")
+    refused = answer("enroll", "Ada", photo(0), photo(250), photo(240), broken, code=5)["people"][0]["refused"]
+    assert [entry["reason"] for entry in refused] == ["no-face", "several-faces", "masked", "unreadable"]
+    assert answer("people", "list")["people"] == []
+    assert answer("enroll", "Ada", photo(10), photo(0), code=3)["people"][0]["enrolled"]
+    assert answer("enroll", "Ada", photo(10), code=5)["people"][0]["refused"][0]["reason"] == "already-enrolled"
+    assert answer("enroll", "Second", photo(250), "--face", 2)["people"][0]["enrolled"]
+    assert answer("enroll", "Masked", photo(240), "--allow-masks")["people"][0]["enrolled"]
+    told = answer("enroll", "Ada again", photo(10))["people"][0]["enrolled"][0]["warnings"]
+    assert [(warning["code"], warning["other"]) for warning in told] == [("belongs-to-other", "Ada")]
+
+
+def test_enrols_a_folder_of_peoples_folders(photo, answer, tmp_path):
+    photo(10, "people/Ada/a.png")
+    photo(20, "people/Grace/b.png")
+    photo(0, "people/Nobody/c.png")
+    people = answer("enroll", "--folder", tmp_path / "people", code=5)["people"]
+    assert [(person["person"], len(person["enrolled"])) for person in people] == [
+        ("Ada", 1),
+        ("Grace", 1),
+        ("Nobody", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["enroll"], ["enroll", "Ada"], ["verify", "a.png"], ["enroll", "Ada", "--folder", "people"],
+     ["enroll", "Ada", "x.png", "--face", "second"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_use(answer, arguments):
+    answer(*arguments, code=2)
+
+
+def test_verifies_pairs_and_claims(photo, answer):
+    same = answer("verify", photo(10), photo(10, "copy.png"))
+    assert set(same) == {"same", "score", "threshold", "fmr", "fmr_upper", "extrapolated"}
+    assert same["same"]
+    assert same["threshold"] == pytest.approx(0.6)
+    assert not answer("verify", photo(10), photo(20), code=1)["same"]
+    answer("verify", photo(10), photo(0), code=3)
+    answer("verify", photo(10), photo(250), code=3)
+    answer("verify", photo(20), photo(250), "--face", "2", code=2)  # the first has no second face
+    answer("enroll", "Ada", photo(10))
+    assert answer("verify", "--person", "Ada", photo(10))["same"]
+    assert not answer("verify", "--person", "Ada", photo(20), code=1)["same"]
+    answer("verify", "--person", "Bob", photo(20), code=1)
+
+
+def test_a_threshold_or_calibration_can_be_named(photo, answer, tmp_path):
+    answer("enroll", "Ada", photo(10))
+    face = answer("identify", photo(90), "--threshold", "-1")["images"][0]["faces"][0]
+    assert (face["person"], face["fpir"]) == ("Ada", 1.0)
+    _calibration().save(tmp_path / "calibration.json")
+    strict = answer("identify", photo(10), "--fpir", "0.00001", "--calibration", tmp_path / "calibration.json")
+    assert strict["images"][0]["faces"][0]["threshold"] == pytest.approx(0.7)
+    _calibration("fedcba9876543210").save(tmp_path / "other.json")
+    answer("identify", photo(10), "--calibration", tmp_path / "other.json", code=2)
+
+
+def test_a_video_gives_one_object_a_line(photo, answer, tmp_path, capsys):
+    answer("enroll", "Ada", photo(10))
+    with VideoFile(tmp_path / "clip.mp4", 10.0) as file:
+        for level in (10, 0, 90):
+            file.write(np.full((64, 128, 3), level, np.uint8))
+    assert cli.run(["identify", str(tmp_path / "clip.mp4"), "--json", "--draw", str(tmp_path / "marked")]) == 0
+    frames = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[face["person"] for face in frame["faces"]] for frame in frames] == [["Ada"], [], [None]]
+    assert (tmp_path / "marked" / "clip.mp4").is_file()
+
+
+def test_marks_pictures_and_prints_a_table(photo, tmp_path, capsys):
+    assert cli.run(["enroll", "Ada", photo(10)]) == 0
+    assert cli.run(["identify", photo(10), photo(90), "--draw", str(tmp_path / "marked")]) == 0
+    printed = capsys.readouterr().out
+    assert "Ada" in printed
+    assert "nobody" in printed
+    assert (np.array(Image.open(tmp_path / "marked" / "10.png")) != 10).any()
+    assert cli.run(["people", "list"]) == 0
+    assert cli.run(["gallery", "audit"]) == 0
+    assert "enrol" in capsys.readouterr().out
+
+
+def test_exports_and_imports(photo, answer, tmp_path):
+    answer("enroll", "Ada", photo(10))
+    assert answer("people", "export", tmp_path / "all.zip")["templates"] == 1
+    other = tmp_path / "other.db"
+    assert answer("people", "import", tmp_path / "all.zip", "--gallery", other)["added"] == ["Ada"]
+    answer("people", "import", tmp_path / "all.zip", "--gallery", other, code=2)
+    assert answer("people", "import", tmp_path / "all.zip", "--gallery", other, "--merge")["present"] == 1
+    answer("people", "import", tmp_path / "absent.zip", code=3)
+
+
+def test_backs_up_checks_and_restores(photo, answer, tmp_path):
+    answer("enroll", "Ada", photo(10))
+    answer("gallery", "backup", tmp_path / "backup.db")
+    answer("people", "remove", "Ada")
+    assert answer("gallery", "restore", tmp_path / "backup.db")["people"] == 1
+    health = answer("gallery", "check")
+    assert (health["healthy"], health["people"], health["encrypted"]) == (True, 1, False)
+    head = answer("gallery", "audit")["head"]
+    assert answer("gallery", "check", "--seen", head)["healthy"]
+    assert not answer("gallery", "check", "--seen", "0" * 63 + "1", code=4)["healthy"]
+    (tmp_path / "gallery.db").write_bytes(b"nothing" * 100)
+    assert "restore" in answer("gallery", "check", code=4)
+
+
+def test_encrypts_and_rotates(photo, answer, tmp_path, monkeypatch):
+    answer("enroll", "Ada", photo(10))
+    first, second = tmp_path / "first.key", tmp_path / "second.key"
+    answer("gallery", "rotate-key", "--new-key-file", first)
+    answer("identify", photo(10), code=4)
+    assert answer("identify", photo(10), "--key-file", first)["images"][0]["faces"][0]["person"] == "Ada"
+    answer("gallery", "rotate-key", "--key-file", first, "--new-key-file", second)
+    answer("identify", photo(10), "--key-file", first, code=4)
+    monkeypatch.setenv("FACEKD_GALLERY_KEY", second.read_text().strip())
+    assert answer("gallery", "check")["encrypted"]
+
+
+def test_audits_templates(photo, answer):
+    answer("enroll", "Ada", photo(10))
+    assert answer("gallery", "audit-templates")["findings"] == []
+    answer("enroll", "Countess", photo(10))
+    findings = answer("gallery", "audit-templates", code=1)["findings"]
+    assert {(finding["person"], finding["kind"]) for finding in findings} == {
+        ("Ada", "like-other"),
+        ("Countess", "like-other"),
+    }
+    answer("people", "remove", "Countess", "--template", findings[1]["template"])
+    assert answer("gallery", "audit-templates")["findings"] == []
+
+
+def test_a_gallery_that_is_not_there_is_said(photo, answer):
+    assert "enrol somebody first" in answer("identify", photo(10), code=4)
+    assert "enrol somebody first" in answer("people", "list", code=4)

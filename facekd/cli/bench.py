@@ -1,0 +1,130 @@
+"""`facekd bench`: how long each stage takes, and how we compare with peers in the same run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from facekd.cli.output import JsonOption, Output
+from facekd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facekd.bench.timing import Timing
+
+bench = typer.Typer(no_args_is_help=True, help="Measure speed, and peers beside it.")
+
+Rounds = Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Medians are over so many rounds.")]
+OneThread = Annotated[
+    int, typer.Option("--threads", min=0, metavar="N", help="Processor threads; 0 lets facekd choose.")
+]
+PeerModels = Annotated[
+    Path | None, typer.Option("--peer-models", metavar="DIR", help="Folder with the peers' ONNX files.")
+]
+
+
+@bench.command(
+    epilog="Examples: `facekd bench speed` · `facekd bench speed --peer yunet --peer sface --peer-models DIR`"
+)
+def speed(
+    peer: Annotated[
+        list[str] | None, typer.Option("--peer", metavar="NAME", help="yunet or sface; repeatable.")
+    ] = None,
+    peer_models: PeerModels = None,
+    rounds: Rounds = 50,
+    json: JsonOption = False,
+    threads: OneThread = 1,
+) -> None:
+    """Median time of each stage: one photograph of 640x480 with one face, one thread unless told otherwise."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.bench.speed import bench_speed
+        from facekd.pipeline import FacePipeline
+
+        report = bench_speed(FacePipeline(), tuple(peer or ()), peer_models, rounds, output.progress)
+        answer = {
+            "stages": {name: asdict(timing) for name, timing in report.times.items()},
+            "faces": report.faces,
+            "photograph": "640x480",
+            "threads": threads,
+        }
+        if report.faces != 1:
+            output.warn(f"the detector found {report.faces} faces in a photograph of one: 'whole' is not comparable")
+        output.result(answer, text=_times_table(report.times, f"{threads or 'automatic'} thread(s), {rounds} rounds"))
+
+
+@bench.command(epilog="Example: `facekd bench detection detection/ --peer yunet --peer-models DIR`")
+def detection(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", exists=True, file_okay=False, help="Labelled photographs; without: times only."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which part of them.")] = "test",
+    wider: Annotated[
+        Path | None, typer.Option("--wider", metavar="IMAGES", exists=True, help="WIDER FACE's photographs.")
+    ] = None,
+    wider_labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="FILE|DIR", exists=True, help="Labels for --wider.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Our detector.")] = "detector",
+    peer: Annotated[str | None, typer.Option("--peer", metavar="NAME", help="yunet.")] = None,
+    peer_models: PeerModels = None,
+    rounds: Rounds = 30,
+    json: JsonOption = False,
+    threads: OneThread = 1,
+) -> None:
+    """Our detector, and YuNet beside it: time at 640x640, and figures on the same photographs.
+
+    On DIR YuNet sees photographs with a long side of 640 px, ours their own size; on WIDER FACE both their own size.
+    """
+    with Output(json=json, threads=threads) as output:
+        from facekd.bench.detection import compare_detectors, compare_on_wider, open_yunet, time_detectors
+        from facekd.detection.detector import Detector
+
+        if (wider is None) != (wider_labels is None):
+            raise ConfigError("--wider IMAGES and --labels FILE|DIR belong together")
+        ours = Detector(model)
+        times = time_detectors(ours, peer, peer_models, rounds, output.progress)
+        yunet = open_yunet(peer, peer_models) if peer is not None else None
+        answer: dict[str, Any] = {"times": {name: asdict(timing) for name, timing in times.items()}, "threads": threads}
+        if folder is not None:
+            detectors: dict[str, Any] = {"ours": (ours, ours.score_threshold, None)}
+            if yunet is not None:
+                detectors["yunet"] = (yunet, yunet.score_threshold, 640)
+            answer["figures"] = compare_detectors(folder, split, detectors, output.progress)
+        if wider is not None and wider_labels is not None:
+            both: dict[str, Any] = {"ours": ours} if yunet is None else {"ours": ours, "yunet": yunet}
+            answer["wider"] = compare_on_wider(wider, wider_labels, both, output.progress)
+        output.result(answer, text=_detection_table(answer, times))
+
+
+def _times_table(times: dict[str, Timing], caption: str) -> Table:
+    table = Table("stage", "median ms", "10 %", "90 %", caption=caption)
+    for name, timing in times.items():
+        table.add_row(name, f"{timing.median_ms:.2f}", f"{timing.low_ms:.2f}", f"{timing.high_ms:.2f}")
+    return table
+
+
+def _detection_table(answer: dict[str, Any], times: dict[str, Timing]) -> Table:
+    table = Table("figure", *(name for name in times))
+    table.add_row("ms at 640x640", *(f"{timing.median_ms:.1f}" for timing in times.values()))
+    rows = {
+        "AP": "ap",
+        "recall at precision 0.90": "recall_at_precision_0.90",
+        "recall at 0.1 FPPI": "recall_at_fppi_0.1",
+    }
+    for part, keys in (("figures", rows), ("wider", {f"WIDER {name}": name for name in ("easy", "medium", "hard")})):
+        if part in answer:
+            for label, key in keys.items():
+                values = (answer[part].get(name) for name in times)
+                table.add_row(label, *(f"{value[key]:.4f}" if value else "" for value in values))
+    return table
+
+
+def register(app: typer.Typer) -> None:
+    """Add `bench …` to the application."""
+    app.add_typer(bench, name="bench")

@@ -1,0 +1,26 @@
+"""Curves are saved as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="curves need the extra bench")
+
+from facekd.bench.plots import plot_det, plot_detection
+from facekd.detection.evaluate import FoundFaces
+from facekd.detection.labels import LabelledPhotograph
+from facekd.images import load_image
+
+
+def test_both_curves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    plot_det(tmp_path / "det.png", rng.normal(1, 1, 50), rng.normal(0, 1, 50))
+    boxes = np.array([[0, 0, 10, 10]], np.float32)
+    points = np.zeros((1, 5, 2), np.float32)
+    labels = [LabelledPhotograph("a", 20, 20, boxes, points, np.array([False]))]
+    plot_detection(tmp_path / "curve.png", labels, [FoundFaces(boxes, points, np.array([0.9], np.float32))], "ours")
+    for name in ("det.png", "curve.png"):
+        assert load_image(tmp_path / name).std() > 5

@@ -1,0 +1,271 @@
+"""Protocols meet an embedder whose answers are known: the mean colour of a crop is the person."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facekd.detection.detector import Detection
+from facekd.errors import ConfigError, DataError
+from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.images import ImageSource, load_image
+from facekd.recognition.align import TEMPLATE
+from facekd.recognition.calibrate import calibrate_crops
+from facekd.recognition.error_sheet import save_lfw_sheet, worst_pairs
+from facekd.recognition.evaluate import embed_crops, evaluate_bin, evaluate_cfp, evaluate_lfw
+from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, evaluate_mask, read_crop_table
+from facekd.recognition.mask import MaskResult
+
+COLOURS = {"Ada": (200, 40, 40), "Bob": (40, 200, 40), "Cy": (40, 40, 200)}
+
+
+class ByColour:
+    """Embeds a crop as its mean colour, centred."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        self.batches.append(len(crops))
+        rows = crops.reshape(len(crops), -1, 3).mean(axis=1) - 93.0
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Whole:
+    """Finds a face that fills a bright picture, none in a black one."""
+
+    def detect(self, image: ImageSource) -> Sequence[Detection]:
+        picture = load_image(image)
+        if picture.max() == 0:
+            return []
+        box = np.array([0, 0, picture.shape[1], picture.shape[0]], np.float32)
+        beside = Detection(box + 500, TEMPLATE.astype(np.float32) + 500, 0.99)
+        return [beside, Detection(box, TEMPLATE.astype(np.float32), 0.9)]
+
+
+def picture(colour: tuple[int, int, int], side: int = 112) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+PAIRS = (
+    "2\t2\nAda\t1\t2\nBob\t1\t2\nAda\t1\tBob\t2\nBob\t1\tCy\t1\nCy\t1\t2\nAda\t1\t2\nCy\t1\tAda\t2\nBob\t2\tAda\t1\n"
+)
+
+
+@pytest.fixture
+def lfw(tmp_path: Path) -> Path:
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    points = [f"{p}_{a}" for p in ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth") for a in "xy"]
+    with (
+        (tmp_path / "landmarks.csv").open("w", newline="") as file,
+        zipfile.ZipFile(tmp_path / "photographs.zip", "w") as archive,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["file", *points])
+        for person, colour in COLOURS.items():
+            for number in (1, 2):
+                name = f"{person}/{person}_{number:04d}.png"
+                archive.writestr(name, picture(colour))
+                writer.writerow([name, *TEMPLATE.ravel()])
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["aligned", "whole"])
+def test_lfw(lfw: Path, mode: str) -> None:
+    outcome = evaluate_lfw(lfw, ByColour(), mode, Whole())  # type: ignore[arg-type]
+    figures = outcome.figures()
+    assert figures["accuracy"] == 1.0
+    assert figures["tar"] == {"1e-2": 1.0, "1e-3": 1.0}
+    assert (figures["pairs"], figures["undetected"]) == (8, 0)
+    np.testing.assert_allclose(outcome.scores[outcome.pairs.same], 1, atol=1e-4)
+
+
+def test_lfw_a_face_that_is_not_found_counts(lfw: Path) -> None:
+    with zipfile.ZipFile(lfw / "photographs.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["Ada/Ada_0002.png"] = picture((0, 0, 0))
+    with zipfile.ZipFile(lfw / "photographs.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    outcome = evaluate_lfw(lfw, ByColour(), "whole", Whole())
+    assert outcome.undetected == ("Ada/Ada_0002",)
+    assert len(outcome.scores) == 8
+    assert outcome.scores.tolist().count(0.0) == 3
+    assert outcome.figures()["tar"]["1e-2"] == 0.5
+
+
+def test_lfw_the_second_face_is_masked(lfw: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    class Watching(ByColour):
+        def embed(self, crops: np.ndarray) -> np.ndarray:
+            seen.extend(crops)
+            return super().embed(crops)
+
+    plain = evaluate_lfw(lfw, ByColour())
+    masked = evaluate_lfw(lfw, Watching(), masked=True)
+    crop = np.empty((112, 112, 3), np.uint8)
+    crop[:] = COLOURS["Bob"]
+    wanted = draw_mask(crop, mask_kind("Bob_0002.png"))
+    assert any((face == wanted).all() for face in seen)
+    # Two roles: five photographs stand first, all six stand second or are left as they are.
+    assert len(seen) == len(set(plain.pairs.first)) + len(set(plain.pairs.second))
+    assert (masked.scores != plain.scores).all()
+
+
+def test_lfw_errors(lfw: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a detector"):
+        evaluate_lfw(lfw, ByColour(), "whole")
+    lines = (lfw / "landmarks.csv").read_text().splitlines()
+    (lfw / "landmarks.csv").write_text("\n".join(lines[:2]))
+    with pytest.raises(DataError, match="has no line for"):
+        evaluate_lfw(lfw, ByColour())
+
+
+def test_lfw_sheet(lfw: Path) -> None:
+    outcome = evaluate_lfw(lfw, ByColour())
+    false_matches, false_non_matches = worst_pairs(outcome)
+    assert not outcome.pairs.same[false_matches].any()
+    assert outcome.pairs.same[false_non_matches].all()
+    assert (np.diff(outcome.scores[false_matches]) <= 0).all()
+    save_lfw_sheet(lfw / "sheet.png", lfw, outcome, masked=True)
+    assert load_image(lfw / "sheet.png").shape == (2 * 130, 4 * 234, 3)
+
+
+def test_batches() -> None:
+    embedder = ByColour()
+    crop = np.full((112, 112, 3), 200, np.uint8)
+    crops = [(str(k), None if k == 5 else crop) for k in range(70)]
+    embedded = embed_crops(embedder, crops)
+    assert embedder.batches == [64, 5]
+    assert len(embedded) == 70
+    assert embedded["5"] is None
+    assert embed_crops(embedder, []) == {}
+
+
+def test_cfp(tmp_path: Path) -> None:
+    for person, colour in (("001", COLOURS["Ada"]), ("002", COLOURS["Bob"])):
+        for pose in ("frontal", "profile"):
+            folder = tmp_path / "Data" / "Images" / person / pose
+            folder.mkdir(parents=True)
+            for k in (1, 2):
+                (folder / f"{k:02d}.jpg").write_bytes(
+                    picture((0, 0, 0) if (person, pose, k) == ("002", "profile", 2) else colour)
+                )
+    protocol = tmp_path / "Protocol"
+    protocol.mkdir()
+    for kind, pose in (("F", "frontal"), ("P", "profile")):
+        files = [f"../Data/Images/{p}/{pose}/{k:02d}.jpg" for p in ("001", "002") for k in (1, 2)]
+        (protocol / f"Pair_list_{kind}.txt").write_text("\n".join(f"{k} {f}" for k, f in enumerate(files, start=1)))
+    for name in ("FF", "FP"):
+        for fold in ("01", "02"):
+            folder = protocol / "Split" / name / fold
+            folder.mkdir(parents=True)
+            (folder / "same.txt").write_text("1,2\n3,4\n")
+            (folder / "diff.txt").write_text("1,3\n2,3\n")
+    outcomes = evaluate_cfp(tmp_path, ByColour(), Whole())
+    assert outcomes["FF"].figures()["accuracy"] == 1.0
+    assert outcomes["FF"].undetected == ()
+    assert [name[-14:] for name in outcomes["FP"].undetected] == ["profile/02.jpg"]
+    assert outcomes["FP"].scores[1] == 0.0
+    assert outcomes["FP"].figures()["undetected"] == 1
+
+
+def test_bin(tmp_path: Path) -> None:
+    faces = [picture(COLOURS[name]) for name in ("Ada", "Ada", "Ada", "Bob") * 10]
+    (tmp_path / "x.bin").write_bytes(pickle.dumps((faces, [True, False] * 10)))
+    figures = evaluate_bin(tmp_path / "x.bin", ByColour()).figures()
+    assert (figures["accuracy"], figures["pairs"]) == (1.0, 20)
+    (tmp_path / "y.bin").write_bytes(pickle.dumps(([picture((9, 9, 9), 96)] * 2, [True])))
+    with pytest.raises(DataError, match="96x96"):
+        evaluate_bin(tmp_path / "y.bin", ByColour())
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """Four people of three crops, and two crops of nobody known."""
+    rng = np.random.default_rng(0)
+    with (tmp_path / "faces.csv").open("w", newline="") as file, zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        writer = csv.writer(file)
+        writer.writerow(["shard", "file", "identity", "split", "group"])
+        for number in range(15):
+            name = "" if number >= 12 else f"p{number // 3}"
+            colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+            archive.writestr(f"{number}.png", picture(colour))  # type: ignore[arg-type]
+            writer.writerow(
+                ["s.zip", f"{number}.png", name, "train" if number == 14 else "val", "x" if number % 2 else ""]
+            )
+    return tmp_path
+
+
+def test_crops(crops: Path) -> None:
+    table = read_crop_table(crops, "faces.csv", "val")
+    assert len(table.rows) == 14
+    computed = crop_embeddings(table, ByColour())
+    figures = evaluate_crops(table, computed, rates=(0.1,), replicates=20, group_column="group")
+    assert figures["identities"] == 4
+    assert figures["pairs"] == {"mated": 12, "non_mated": 54}
+    low, high = figures["tar_interval"]["1e-1"]
+    assert 0 <= low <= high <= 1
+    assert figures["groups"]["1e-1"]["x"]["crops"] == 7
+    # Rows of a file are those of the whole table.
+    np.save(crops / "e.npy", np.concatenate([computed, computed[:1]]).astype(np.float16))
+    stored = crop_embeddings(table, None, crops / "e.npy")
+    np.testing.assert_allclose(stored, computed, atol=1e-3)
+
+
+def test_crops_errors(crops: Path) -> None:
+    table = read_crop_table(crops, "faces.csv", "val")
+    with pytest.raises(DataError, match="it has train, val"):
+        read_crop_table(crops, "faces.csv", "test")
+    with pytest.raises(ConfigError, match="no column 'hat'"):
+        evaluate_crops(table, crop_embeddings(table, ByColour()), rates=(0.1,), replicates=0, group_column="hat")
+    with pytest.raises(ConfigError, match="embedder"):
+        crop_embeddings(table, None)
+    np.save(crops / "short.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(DataError, match="one row for each line"):
+        crop_embeddings(table, None, crops / "short.npy")
+    only = read_crop_table(crops, "faces.csv", "train")
+    embedded = crop_embeddings(only, ByColour())
+    with pytest.raises(DataError, match="fewer than two"):
+        evaluate_crops(only, embedded)
+
+
+def test_mask(crops: Path) -> None:
+    (crops / "mask.csv").write_text("shard,file,label,split\ns.zip,0.png,none,val\ns.zip,1.png,mask,val\n")
+
+    class Always:
+        def predict(self, pictures: np.ndarray) -> list[MaskResult]:
+            return [MaskResult("mask", 0.9)] * len(pictures)
+
+    figures = evaluate_mask(crops, "val", Always())
+    assert figures["accuracy"] == 0.5
+    assert figures["confusion"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_calibrate(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    with (tmp_path / "faces.csv").open("w", newline="") as file, zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        writer = csv.writer(file)
+        writer.writerow(["shard", "file", "identity", "split"])
+        for number in range(60):
+            centre = np.random.default_rng(number // 4).integers(0, 256, 3)
+            colour = np.clip(centre + rng.integers(-20, 20, 3), 0, 255)
+            archive.writestr(f"{number}.png", picture(tuple(int(c) for c in colour)))  # type: ignore[arg-type]
+            writer.writerow(["s.zip", f"{number}.png", f"p{number // 4}", "val"])
+    curves = calibrate_crops(tmp_path, "val", ByColour(), replicates=20)
+    assert list(curves) == ["unmasked", "masked"]
+    assert curves["unmasked"].people == 15
+    assert curves["unmasked"].pairs == (60 * 59 - 60 * 3) // 2
+    assert curves["masked"].pairs == 60 * 59 - 60 * 3
+    assert [point.fmr for point in curves["unmasked"].points] == [1e-1, 3e-2, 1e-2]

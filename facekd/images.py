@@ -33,7 +33,7 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDAr
 """What a picture may be handed in as: a path, the bytes of a file, a PIL image, or an array in RGB order."""
 
 # Only formats that people keep photographs in: each further decoder of Pillow is a risk (EPS would start a program).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes MPO
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".mpo"}
@@ -170,7 +170,7 @@ def _decode(content: bytes, name: str, limits: ImageLimits) -> npt.NDArray[np.ui
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        known = ", ".join(_FORMATS[:-1])
+        known = ", ".join(_FORMATS)
         raise ImageError(f"{name} is not a picture that facekd reads ({known}), or its start is damaged") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
@@ -255,7 +255,9 @@ def _from_array(array: npt.NDArray[np.generic], limits: ImageLimits) -> npt.NDAr
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.shape[2] == 4:
         return _on_white(np.asarray(pixels, np.uint8))
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint8)
+    if pixels.shape[2] == 1:
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return np.ascontiguousarray(pixels, np.uint8)
 
 
 def _eight_bits(values: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.uint8]:

@@ -98,7 +98,9 @@ def find_method(name: str) -> Method:
 
 def method_options(method: Method) -> list[str]:
     """What a recipe may set of a method."""
-    return [name for name in inspect.signature(method.loss).parameters if name not in method.given]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(method.loss).parameters.values()
+    return [item.name for item in parameters if item.kind in named and item.name not in method.given]
 
 
 def build_loss(name: str, options: Mapping[str, Any], given: Mapping[str, Tensor | int | None]) -> nn.Module:

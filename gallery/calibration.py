@@ -22,6 +22,12 @@ from facekd.errors import ConfigError, FacekdError
 from facekd.zoo import Calibration as ZooCalibration
 from facekd.zoo import load_manifest
 
+LEAST_PEOPLE_PAIRS = 10
+"""A point whose false matches come from fewer different pairs of people shows those people, not the rate."""
+
+ROUNDING = 1e-9
+"""A threshold that was itself read off a point may come back this far beyond it."""
+
 FORMAT: Literal["facekd calibration 1"] = "facekd calibration 1"
 
 
@@ -119,7 +125,7 @@ class Calibration(_Frozen):
         """
         curve = self.curve(masked=masked)
         thresholds, logs = _axes(curve)
-        if threshold < thresholds[0]:
+        if threshold < thresholds[0] - ROUNDING:
             return Rate(1.0, 1.0, True)
         last = curve.points[-1]
         uppers = [point.fmr_upper for point in curve.points]
@@ -129,10 +135,11 @@ class Calibration(_Frozen):
             if upper is not None
         ]
         bounded = len(known) == len(curve.points)
-        # A threshold that was itself read off the last point may come back a rounding error beyond it.
-        if threshold <= last.threshold + 1e-9:
+        thin = _thin_from(curve)
+        if threshold <= last.threshold + ROUNDING:
             value = 10.0 ** float(np.interp(threshold, thresholds, logs))
-            return Rate(value, 10.0 ** float(np.interp(threshold, thresholds, known)) if bounded else None, False)
+            upper = 10.0 ** float(np.interp(threshold, thresholds, known)) if bounded else None
+            return Rate(value, upper, thin is not None and threshold > thin + ROUNDING)
         value = 10.0 ** float(logs[-1] + (threshold - thresholds[-1]) * _slope(thresholds, logs))
         upper = max(value * 10.0 ** (known[-1] - logs[-1]), rule_of_three(curve.pairs)) if bounded else None
         return Rate(value, upper, True)
@@ -170,7 +177,7 @@ def from_zoo(record: ZooCalibration, contract: str) -> Calibration | None:
     pairs = record.pairs or 0
     points = []
     for rate, threshold in sorted(record.thresholds.items(), key=lambda item: -float(item[0])):
-        points.append(Point(fmr=float(rate), threshold=threshold))
+        points.append(Point(fmr=float(rate), threshold=threshold, fmr_upper=record.fmr_upper.get(rate)))
     if len(points) < 2:
         return None
     curve = Curve(points=tuple(points), people=record.people or 0, pairs=pairs)
@@ -186,6 +193,14 @@ def shipped_calibration(contract: str) -> Calibration | None:
     for model in models:
         if model.task == "embedder" and model.contract == contract and model.calibration is not None:
             return from_zoo(model.calibration, contract)
+    return None
+
+
+def _thin_from(curve: Curve) -> float | None:
+    """The threshold beyond which points rest on too few pairs of people; None where all are well founded."""
+    for left, right in zip(curve.points, curve.points[1:], strict=False):
+        if right.people_pairs is not None and right.people_pairs < LEAST_PEOPLE_PAIRS:
+            return left.threshold
     return None
 
 

@@ -96,6 +96,9 @@ def _record_lines(name: str, source: str, artefact: Calibration) -> str:
         "",
         f"[models.{name}.calibration.thresholds]",
         *(f'"{_label(point.fmr)}" = {point.threshold:.6f}' for point in curve.points),
+        "",
+        f"[models.{name}.calibration.fmr_upper]",
+        *(f'"{_label(point.fmr)}" = {point.fmr_upper:.3g}' for point in curve.points),
     ]
     return "\n".join(lines) + "\n"
 

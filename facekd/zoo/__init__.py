@@ -94,6 +94,8 @@ class Calibration(_Record):
     pairs: int | None = None
     thresholds: dict[str, float] = {}
     """Embedder: cosine threshold for each false-match rate, such as ``{"1e-3": 0.41}``."""
+    fmr_upper: dict[str, float] = {}
+    """Embedder: upper end of each rate's 95 % interval, under the same keys; a bootstrap over people."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     """Detector: detections below this are not reported."""
     temperature: float | None = Field(default=None, gt=0)

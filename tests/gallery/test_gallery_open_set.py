@@ -1,0 +1,79 @@
+"""What `--fpir` promises is kept on people whom the calibration never saw.
+
+Calibrated on `val`, judged on `test`, with the embeddings that came with the photographs (SFace, 128-d), so that no
+model of ours is needed. Half of the labelled people are enrolled with three photographs each, the other half are the
+impostors; the gallery is filled up with photographs of people without a name.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from facekd.evaluation.all_pairs import compare_all
+from facekd.evaluation.calibrate import CALIBRATION_RATES, calibration_points
+from facekd.gallery import NewTemplate
+from facekd.gallery.calibration import Calibration, Curve, Point
+
+CONTRACT = "sface-2021dec---"
+DRAWS = 2
+
+
+@pytest.fixture(scope="module")
+def people(shared_data):
+    with (shared_data / "faces" / "faces.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    embeddings = np.load(shared_data / "faces" / "teacher_sface.npy").astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.array([row["split"] for row in rows]), np.array([row["identity"] for row in rows]), embeddings
+
+
+@pytest.fixture(scope="module")
+def measured(people):
+    split, identity, embeddings = people
+    chosen = (split == "val") & (identity != "")
+    pairs = compare_all(embeddings[chosen], identity[chosen], max_far=0.01)
+    points = tuple(Point(**asdict(point)) for point in calibration_points(pairs, CALIBRATION_RATES[2:], replicates=100))
+    curve = Curve(points=points, people=40, pairs=pairs.non_mated)
+    return Calibration(contract=CONTRACT, source="faces, val", unmasked=curve)
+
+
+@pytest.mark.parametrize("size", [100, 1000])
+def test_strangers_are_let_through_no_more_often_than_stated(people, measured, open_gallery, tmp_path, size):
+    split, identity, embeddings = people
+    labelled = np.flatnonzero((split == "test") & (identity != ""))
+    names = np.unique(identity[labelled])
+    # Some of the photographs without a name show somebody who has one: such a match would be right, not wrong.
+    nameless = np.flatnonzero((split == "test") & (identity == ""))
+    nameless = nameless[(embeddings[labelled] @ embeddings[nameless].T).max(axis=0) < 0.6]
+    rng = np.random.default_rng(7)
+    false_positives, upper, missed, wrong = [], [], [], []
+    for draw in range(DRAWS):
+        order = rng.permutation(names)
+        enrolled, strangers = order[: len(order) // 2], order[len(order) // 2 :]
+        gallery = open_gallery(tmp_path / f"{draw}.db", contract=CONTRACT, dimension=128, calibration=measured)
+        mated = []
+        for name in enrolled:
+            rows = rng.permutation(labelled[identity[labelled] == name])
+            gallery.enrol(str(name), list(embeddings[rows[:3]]))
+            mated += [(str(name), row) for row in rows[3:]]
+        filling = rng.permutation(nameless)[: size - len(gallery)]
+        with gallery.store.writing():  # a thousand people in one transaction instead of a thousand
+            for row in filling:
+                number = gallery.store.add_person(f"nameless {row}", "")
+                gallery.store.add_templates(number, [NewTemplate(embeddings[row])], "")
+        assert len(gallery) == size
+        probes = labelled[np.isin(identity[labelled], strangers)]
+        decisions = gallery.identify_many(list(embeddings[probes]), fpir=0.01)
+        false_positives.append(np.mean([decision.outcome != "nobody" for decision in decisions]))
+        upper.append(decisions[0].fpir_upper)
+        answers = gallery.identify_many([embeddings[row] for _, row in mated], fpir=0.01)
+        pairs = list(zip(mated, answers, strict=True))
+        missed.append(np.mean([answer.person != name for (name, _), answer in pairs]))
+        wrong.append(np.mean([answer.person not in (name, None) for (name, _), answer in pairs]))
+    assert np.mean(false_positives) <= min(upper)
+    assert np.mean(missed) < 0.25  # the bound is not bought by knowing nobody
+    assert np.mean(wrong) < 0.01

@@ -27,6 +27,7 @@ from facekd.evaluation.detection import (
     detection_figures,
     match_detections,
     recall_by_size,
+    threshold_at_fppi,
     threshold_at_precision,
 )
 from facekd.evaluation.landmarks import joined_errors, landmark_errors
@@ -121,7 +122,8 @@ def evaluate_detection(
 
     Returns:
         The keys of `detection_figures`, and ``ap_50_95``, ``score_threshold``, ``at_threshold`` (recall, precision,
-        false alarms, and those in photographs without any label), ``threshold_at_precision_0.90`` and ``by_size``.
+        false alarms, and those in photographs without any label), ``threshold_at_precision_0.90``,
+        ``threshold_at_fppi_0.1`` and ``by_size``.
 
     Raises:
         DataError: labels or photographs cannot be read, or there is no face among them.
@@ -159,6 +161,7 @@ def detection_report(
         **detection_figures(labels, detections),
         "ap_50_95": average_precision_range(labels, detections),
         "threshold_at_precision_0.90": threshold_at_precision(matches, 0.90),
+        "threshold_at_fppi_0.1": threshold_at_fppi(matches, 0.1),
         "score_threshold": score_threshold,
         "at_threshold": _at_threshold(labels, found, matches, score_threshold),
         "by_size": [asdict(size) for size in recall_by_size(labels, matches, score_threshold)],

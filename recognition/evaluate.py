@@ -18,12 +18,14 @@ from facekd.detection.detector import Detection
 from facekd.detection.evaluate import nearest_to_centre
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.cfp import read_cfp
+from facekd.evaluation.ijb import ijb_figures, read_ijb
 from facekd.evaluation.insightface_bin import read_bin
 from facekd.evaluation.lfw import LfwPhotographs, read_landmarks, read_pairs
 from facekd.evaluation.masked import draw_mask, mask_kind
 from facekd.evaluation.pairs import PairList, pair_scores
-from facekd.evaluation.photographs import Photographs
+from facekd.evaluation.photographs import Photographs, folder_or_archive
 from facekd.evaluation.progress import Progress, silently
+from facekd.evaluation.two_line_pairs import read_two_line_pairs
 from facekd.evaluation.verification import verification_figures
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import align_face
@@ -234,3 +236,46 @@ def evaluate_bin(path: str | os.PathLike[str], embedder: CropEmbedder, progress:
         return picture
 
     return evaluate_pairs(pairs, crop, embedder, progress=progress)
+
+
+def evaluate_list(
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    embedder: CropEmbedder,
+    finder: FaceFinder,
+    progress: Progress = silently,
+) -> PairOutcome:
+    """CALFW or CPLFW by its own list, end to end.
+
+    Args:
+        path: ``pairs_CALFW.txt`` or ``pairs_CPLFW.txt``.
+        images: the folder or archive in which the files of the list lie.
+        embedder: ours, or a peer.
+        finder: finds the face nearest to the centre.
+        progress: shows how far it is.
+    """
+    photographs = Photographs(images)
+    pairs = read_two_line_pairs(path)
+    return evaluate_pairs(pairs, lambda name: crop_of(photographs.read(name), finder), embedder, progress=progress)
+
+
+def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress: Progress = silently) -> dict[str, Any]:
+    """IJB-B or IJB-C, one to one, aligned from the landmarks of its list: the keys of `ijb_figures`.
+
+    Args:
+        root: folder with ``meta`` and ``loose_crop`` (or ``loose_crop.zip``).
+        embedder: ours, or a peer.
+        progress: shows how far it is.
+    """
+    protocol = read_ijb(root)
+    photographs = folder_or_archive(Path(root), "loose_crop")
+
+    def stream() -> Iterator[tuple[str, Crop | None]]:
+        for number, name in enumerate(progress(protocol.files, "embedding")):
+            yield str(number), _aligned_or_none(load_image(photographs.read(name)), protocol.landmarks[number])
+
+    embedded = embed_crops(embedder, stream())
+    width = next((len(vector) for vector in embedded.values() if vector is not None), 1)
+    nothing = np.zeros(width, np.float32)
+    rows = [embedded[str(number)] for number in range(len(protocol.files))]
+    return ijb_figures(protocol, np.stack([nothing if row is None else row for row in rows]))

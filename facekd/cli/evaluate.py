@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
+from facekd.cli.evaluation_tables import crops_table, detection_table, mask_table, row_table, verification_table
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
 
@@ -86,7 +85,7 @@ def lfw(
             output.say(f"the worst errors are in {sheet}")
         _plot_det(plot, outcome, output)
         figures = {**outcome.figures(), "mode": mode.value, "masked": masked, "model": peer or model}
-        output.result(figures, text=_verification_table(figures))
+        output.result(figures, text=verification_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate cfp cfp-dataset/ --json`")
@@ -126,7 +125,47 @@ def bin_file(
         outcome = evaluate_bin(file, _embedder(model, peer, peer_models), output.progress)
         _plot_det(plot, outcome, output)
         figures = {**outcome.figures(), "model": peer or model}
-        output.result(figures, text=_verification_table(figures))
+        output.result(figures, text=verification_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate pairs cplfw/pairs_CPLFW.txt cplfw/images`")
+def pairs(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, show_default=False)],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", exists=True, show_default=False)],
+    model: Embedder = "embedder",
+    detector: Finder = "detector",
+    plot: Plot = None,
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """CALFW or CPLFW by its own list, from whole photographs; a face that is not found scores 0."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate import evaluate_list
+
+        embedder = _embedder(model, peer, peer_models)
+        outcome = evaluate_list(file, images, embedder, _finder(detector), output.progress)
+        _plot_det(plot, outcome, output)
+        figures = {**outcome.figures(), "model": peer or model}
+        output.result(figures, text=verification_table(figures))
+
+
+@evaluate.command(epilog="Example: `facekd evaluate ijb IJBC/`")
+def ijb(
+    folder: Folder,
+    model: Embedder = "embedder",
+    peer: Peer = None,
+    peer_models: PeerModels = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """IJB-B or IJB-C, one to one between templates: TAR at FAR 1e-1 to 1e-6 (meta/ and loose_crop/)."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.recognition.evaluate import evaluate_ijb
+
+        figures = evaluate_ijb(folder, _embedder(model, peer, peer_models), output.progress)
+        output.result({**figures, "model": peer or model})
 
 
 @evaluate.command(epilog="Examples: `facekd evaluate crops faces/ --split test` · `… --group ethnicity`")
@@ -156,7 +195,7 @@ def crops(
         matrix = crop_embeddings(table, embedder, embeddings, output.progress)
         figures = evaluate_crops(table, matrix, replicates=replicates, group_column=group)
         source = str(embeddings) if embeddings is not None else peer or model
-        output.result({**figures, "model": source}, text=_crops_table(figures))
+        output.result({**figures, "model": source}, text=crops_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate detection detection/ --split test`")
@@ -193,7 +232,7 @@ def detection(
             plot_detection(plot, labels, found, peer or model)
             output.say(f"the curve is in {plot}")
         figures = detection_report(labels, found, finder.score_threshold)
-        output.result({**figures, "model": peer or model}, text=_detection_table(figures))
+        output.result({**figures, "model": peer or model}, text=detection_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate wider WIDER_val/images --labels ground_truth/`")
@@ -216,7 +255,7 @@ def wider(
         from facekd.detection.evaluate import evaluate_wider
 
         figures = evaluate_wider(images, labels, _detector(model, peer, peer_models), output.progress)
-        output.result({**figures, "model": peer or model}, text=_row_table(figures))
+        output.result({**figures, "model": peer or model}, text=row_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate landmarks detection/ --split test --source helen`")
@@ -239,7 +278,7 @@ def landmarks(
 
         finder = _detector(model, peer, peer_models)
         figures = evaluate_landmarks(folder, split, finder, source, output.progress, long_side_px=long_side)
-        output.result({**figures, "model": peer or model}, text=_row_table(figures))
+        output.result({**figures, "model": peer or model}, text=row_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate mask mask/ --split test`")
@@ -256,7 +295,7 @@ def mask(
         from facekd.recognition.mask import MaskHead
 
         figures = evaluate_mask(folder, split, MaskHead(model), output.progress)
-        output.result({**figures, "model": model}, text=_mask_table(figures))
+        output.result({**figures, "model": model}, text=mask_table(figures))
 
 
 def _embedder(model: str, peer: str | None, folder: Path | None) -> Any:
@@ -293,77 +332,6 @@ def _plot_det(target: Path | None, outcome: PairOutcome, output: Output) -> None
 
         plot_det(target, outcome.scores[outcome.pairs.same], outcome.scores[~outcome.pairs.same])
         output.say(f"the DET curve is in {target}")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-def _row_table(figures: Mapping[str, Any]) -> Table:
-    """One row with every plain figure; shares stay shares."""
-    table = Table(*figures)
-    table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in figures.values()))
-    return table
-
-
-def _verification_table(figures: Mapping[str, Any]) -> Table:
-    tar = figures["tar"]
-    table = Table("accuracy", "std", *(f"TAR at FAR {rate}" for rate in tar), "EER", "pairs", "undetected")
-    table.add_row(
-        *(_percent(value) for value in (figures["accuracy"], figures["std"], *tar.values(), figures["eer"])),
-        str(figures["pairs"]),
-        str(figures["undetected"]),
-    )
-    return table
-
-
-def _crops_table(figures: Mapping[str, Any]) -> Table:
-    intervals = figures.get("tar_interval", {})
-    table = Table("FAR", "TAR", "95 %", "threshold")
-    for rate, tar in figures["tar"].items():
-        low_high = " to ".join(f"{value:.3f}" for value in intervals.get(rate, []))
-        table.add_row(rate, f"{tar:.4f}", low_high, f"{figures['thresholds'][rate]:.4f}")
-    pairs = figures["pairs"]
-    table.caption = (
-        f"{figures['crops']} crops of {figures['identities']} people, {pairs['mated']} mated and "
-        f"{pairs['non_mated']} non-mated pairs, EER {_percent(figures['eer'])}"
-    )
-    for rate, groups in figures.get("groups", {}).items():
-        for name, group in groups.items():
-            table.add_row(rate, f"FMR {group['fmr']:.1e}", f"{group['pairs']} pairs", name)
-    return table
-
-
-def _detection_table(figures: Mapping[str, Any]) -> Table:
-    at = figures["at_threshold"]
-    table = Table("figure", "value")
-    table.add_row("AP at IoU 0.5", f"{figures['ap']:.4f}")
-    table.add_row("AP at IoU 0.5:0.95", f"{figures['ap_50_95']:.4f}")
-    table.add_row("recall at precision 0.90", f"{figures['recall_at_precision_0.90']:.4f}")
-    table.add_row("recall at 0.1 false alarms a photograph", f"{figures['recall_at_fppi_0.1']:.4f}")
-    at_score = f"at score {figures['score_threshold']:.2f}"
-    table.add_row(f"recall and precision {at_score}", f"{at['recall']:.4f}, {at['precision']:.4f}")
-    table.add_row(
-        f"false alarms {at_score}",
-        f"{at['false_alarms']}; {at['false_alarms_without_faces']} in "
-        f"{at['photographs_without_faces']} photographs without faces",
-    )
-    for size in figures["by_size"]:
-        table.add_row(
-            f"recall {at_score}, {size['low_px']:.0f} to {size['high_px']:.0f} px",
-            f"{size['recall']:.4f} of {size['faces']}",
-        )
-    table.caption = f"{figures['images']} photographs, {figures['faces']} faces"
-    return table
-
-
-def _mask_table(figures: Mapping[str, Any]) -> Table:
-    classes = figures["classes"]
-    table = Table("truth", "recall", *(f"called {name}" for name in classes))
-    for name, row in zip(classes, figures["confusion"], strict=True):
-        table.add_row(name, f"{figures['recall'][name]:.4f}", *(str(count) for count in row))
-    table.caption = f"accuracy {_percent(figures['accuracy'])} of {figures['images']} crops"
-    return table
 
 
 def register(app: typer.Typer) -> None:

@@ -214,6 +214,13 @@ def threshold_at_precision(matches: Matches, precision: float = 0.90) -> float:
     return float(curve.thresholds[allowed].min()) if allowed.any() else float("inf")
 
 
+def threshold_at_fppi(matches: Matches, false_alarms_per_image: float = 0.1) -> float:
+    """The lowest score threshold with no more than this many false alarms a photograph; infinity if none has it."""
+    curve = detection_curve(matches)
+    allowed = curve.false_alarms <= false_alarms_per_image * matches.photographs + 1e-9
+    return float(curve.thresholds[allowed].min()) if allowed.any() else float("inf")
+
+
 def detection_figures(truths: Sequence[Truths], detections: Sequence[PhotographDetections]) -> dict[str, float | int]:
     """The figures of `facekd evaluate detection`, as its JSON has them.
 

@@ -18,6 +18,7 @@ from facekd.evaluation.detection import (
     recall_at_fppi,
     recall_at_precision,
     recall_by_size,
+    threshold_at_fppi,
     threshold_at_precision,
 )
 
@@ -99,6 +100,8 @@ def test_false_alarms_over_photographs() -> None:
     assert recall_at_precision(matches, 0.5) == 1.0
     assert threshold_at_precision(matches, 0.5) == pytest.approx(0.5)
     assert threshold_at_precision(matches, 0.6) == math.inf
+    assert threshold_at_fppi(matches, 0.1) == pytest.approx(0.5)
+    assert threshold_at_fppi(matches, 0.09) == math.inf
 
 
 def test_figures_have_the_documented_keys() -> None:

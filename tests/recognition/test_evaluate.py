@@ -20,7 +20,14 @@ from facekd.images import ImageSource, load_image
 from facekd.recognition.align import TEMPLATE
 from facekd.recognition.calibrate import calibrate_crops
 from facekd.recognition.error_sheet import save_lfw_sheet, worst_pairs
-from facekd.recognition.evaluate import embed_crops, evaluate_bin, evaluate_cfp, evaluate_lfw
+from facekd.recognition.evaluate import (
+    embed_crops,
+    evaluate_bin,
+    evaluate_cfp,
+    evaluate_ijb,
+    evaluate_lfw,
+    evaluate_list,
+)
 from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, evaluate_mask, read_crop_table
 from facekd.recognition.mask import MaskResult
 
@@ -189,6 +196,34 @@ def test_bin(tmp_path: Path) -> None:
     (tmp_path / "y.bin").write_bytes(pickle.dumps(([picture((9, 9, 9), 96)] * 2, [True])))
     with pytest.raises(DataError, match="96x96"):
         evaluate_bin(tmp_path / "y.bin", ByColour())
+
+
+def test_list_of_pairs(tmp_path: Path) -> None:
+    for person, colour in COLOURS.items():
+        (tmp_path / f"{person}.png").write_bytes(picture(colour))
+    (tmp_path / "dark.png").write_bytes(picture((0, 0, 0)))
+    rows = ["Ada.png 1", "Ada.png 1", "Ada.png 0", "Bob.png 0", "Cy.png 1", "dark.png 1", "Bob.png 0", "Cy.png 0"]
+    (tmp_path / "pairs.txt").write_text("\n".join(rows))
+    outcome = evaluate_list(tmp_path / "pairs.txt", tmp_path, ByColour(), Whole())
+    assert outcome.undetected == ("dark.png",)
+    assert outcome.scores[2] == 0.0
+    assert outcome.scores[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_ijb(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "loose_crop").mkdir()
+    faces, points = [], []
+    for number, person in enumerate(("Ada", "Ada", "Bob", "Bob")):
+        (tmp_path / "loose_crop" / f"{number}.png").write_bytes(picture(COLOURS[person]))
+        faces.append(f"{number}.png {number} {number}")
+        points.append(f"{number}.png {' '.join(str(value) for value in TEMPLATE.ravel())} 0.9")
+    points[1] = "1.png " + "5 " * 10 + "0.9"  # five points in one spot: cannot be embedded
+    (tmp_path / "meta" / "x_face_tid_mid.txt").write_text("\n".join(faces))
+    (tmp_path / "meta" / "x_name_5pts_score.txt").write_text("\n".join(points))
+    (tmp_path / "meta" / "x_template_pair_label.txt").write_text("0 1 1\n2 3 1\n" + "0 2 0\n" * 10)
+    figures = evaluate_ijb(tmp_path, ByColour())
+    assert figures == {"tar": {"1e-1": 1.0}, "templates": 4, "pairs": 12}
 
 
 @pytest.fixture

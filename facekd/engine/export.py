@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from facekd.errors import ModelError
 
 OPSET = 17
+SHARED = "facekd.shared:"  # prefix of the metadata that names the initialiser which a merged weight now lives in
 
 
 def export_onnx(
@@ -58,7 +59,27 @@ def export_onnx(
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
         )
+    _record_shared(frozen, partial)
     partial.replace(path)
+
+
+def _record_shared(network: nn.Module, path: Path) -> None:
+    """Note in the file which weights the exporter merged because their values were equal.
+
+    Two biases that are still zero become one initialiser under one of their names. The other name would be lost to
+    ``load_onnx_weights``, so it is written into the file's metadata, pointing to the name that was kept.
+    """
+    model = onnx.load(str(path))
+    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for name, value in network.state_dict().items():
+        if name in stored or not value.is_floating_point():
+            continue
+        wanted = value.numpy()
+        twin = next((n for n, v in stored.items() if v.shape == wanted.shape and np.array_equal(v, wanted)), None)
+        if twin is None:
+            raise ModelError(f"the exported graph lost the weight {name!r}: {type(network).__name__} does not use it")
+        model.metadata_props.add(key=SHARED + name, value=twin)
+    onnx.save(model, str(path))
 
 
 def load_onnx_weights(network: nn.Module, path: Path) -> None:
@@ -72,10 +93,13 @@ def load_onnx_weights(network: nn.Module, path: Path) -> None:
         ModelError: the file is unreadable, or lacks a weight, or has one of another shape.
     """
     try:
-        graph = onnx.load(str(path)).graph
+        model = onnx.load(str(path))
     except Exception as error:  # the protobuf parser raises types of its own
         raise ModelError(f"Cannot read {path} as ONNX: {error}") from error
-    stored = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for entry in model.metadata_props:
+        if entry.key.startswith(SHARED) and entry.value in stored:
+            stored[entry.key.removeprefix(SHARED)] = stored[entry.value]
     state = network.state_dict()
     for name, value in state.items():
         if not value.is_floating_point():

@@ -13,10 +13,17 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al. 2016, figure 5 left)."""
+    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al. 2016, figure 5 left).
+
+    Raises:
+        ValueError: fewer than 16 inputs. The backward pass of a strided 1x1 convolution over 8 channels writes past its
+            memory in channels_last (torch 2.13 with oneDNN 3.12 on AVX-512), so narrow blocks are refused.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        if inputs < 16:
+            raise ValueError(f"a block needs at least 16 channels, got {inputs}")
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)

@@ -1,0 +1,133 @@
+"""The loop: a run that was interrupted repeats the uninterrupted one, and the best weights come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from facekd.engine.averaging import AveragedWeights
+from facekd.engine.export import export_onnx
+from facekd.engine.loop import TrainingDiverged, fit, learning_rate_factor, make_optimizer
+from facekd.engine.settings import TrainingSettings
+from facekd.errors import ConfigError
+
+
+class LineTask:
+    """Learns y = 2x + 1 from noisy points; a dropout makes the loss depend on torch's own generator too."""
+
+    def __init__(self, seed: int = 3) -> None:
+        torch.manual_seed(seed)
+        self.student: nn.Module = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.module = self.student
+        self.exports = 0
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        x = torch.from_numpy(np.random.default_rng((1, step)).normal(size=(16, 1)).astype(np.float32))
+        return {"x": x, "y": 2 * x + 1}
+
+    def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+        difference = self.student(batch["x"]) - batch["y"]
+        return {"squared": difference.square().mean(), "absolute": 0.1 * difference.abs().mean()}
+
+    def validate(self, student: nn.Module) -> dict[str, float]:
+        x = torch.linspace(-1, 1, 9)[:, None]
+        return {"score": -float((student(x) - (2 * x + 1)).square().mean())}
+
+    def export(self, student: nn.Module, path: Path) -> None:
+        self.exports += 1
+        export_onnx(student, torch.zeros(1, 1), path, inputs=["x"], outputs=["y"], dynamic_axes={"x": {0: "n"}})
+
+
+SETTINGS = TrainingSettings(steps=40, learning_rate=0.02, validate_every=10, ema_decay=0.9, threads=1)
+
+
+def test_resumed_losses_equal_the_uninterrupted(tmp_path: Path) -> None:
+    whole = fit(LineTask(), SETTINGS, tmp_path / "whole")
+    first = fit(LineTask(), SETTINGS, tmp_path / "parts", stop_after=20)
+    rest = fit(LineTask(seed=99), SETTINGS, tmp_path / "parts", resume=True)  # weights come from the checkpoint
+    assert len(first.losses) == 20
+    assert len(rest.losses) == 20
+    np.testing.assert_allclose(first.losses + rest.losses, whole.losses, rtol=0, atol=1e-6)
+    assert rest.best_score == pytest.approx(whole.best_score, abs=1e-6)
+
+
+def test_a_run_learns_and_leaves_its_files(tmp_path: Path) -> None:
+    task = LineTask()
+    outcome = fit(task, SETTINGS, tmp_path / "run")
+    assert outcome.losses[-1] < 0.5 * outcome.losses[0]
+    assert task.exports >= 1
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"checkpoint.pt", "best.onnx", "history.csv", "curves.png"} <= names
+    assert any(name.startswith("events") for name in names)
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    fit(LineTask(), SETTINGS, tmp_path, stop_after=2)
+    with pytest.raises(ConfigError, match="--resume"):
+        fit(LineTask(), SETTINGS, tmp_path)
+
+
+def test_accumulated_batches_give_the_gradient_of_their_union(tmp_path: Path) -> None:
+    class NoDropout(LineTask):
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self.student = self.module = nn.Linear(1, 1)
+            nn.init.constant_(self.student.weight, 0.5)
+            nn.init.constant_(self.student.bias, 0.0)
+            self.rows = rows
+
+        def batch(self, step: int) -> dict[str, Tensor]:
+            x = torch.linspace(-1, 1, 8)[:, None][step * self.rows : (step + 1) * self.rows]
+            return {"x": x, "y": 2 * x + 1}
+
+    plain = {"learning_rate": 0.1, "optimizer": "sgd", "weight_decay": 0.0, "ema_decay": 0.0, "clip_norm": 0.0}
+    one, two = NoDropout(8), NoDropout(4)
+    fit(one, TrainingSettings(steps=1, **plain), tmp_path / "one")
+    fit(two, TrainingSettings(steps=1, accumulate=2, **plain), tmp_path / "two")
+    torch.testing.assert_close(one.student.weight, two.student.weight)
+
+
+def test_divergence_is_an_error(tmp_path: Path) -> None:
+    class Diverging(LineTask):
+        def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+            return {"squared": self.student(batch["x"]).sum() * float("inf")}
+
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        fit(Diverging(), SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 1e-3), (0.05, 0.5), (0.1, 1.0), (0.55, 0.55), (1.0, 0.1), (1.5, 0.1)],
+)
+def test_schedule(progress: float, expected: float) -> None:
+    assert learning_rate_factor(progress, 0.1, 0.1) == pytest.approx(expected)
+
+
+def test_decay_spares_vectors() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    decayed, spared = make_optimizer(network, SETTINGS).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert decayed["weight_decay"] == SETTINGS.weight_decay
+    assert spared["weight_decay"] == 0.0
+    assert all(p.ndim == 1 for p in spared["params"])
+
+
+def test_average_follows_its_formula_and_includes_statistics() -> None:
+    network = nn.BatchNorm1d(2)
+    averaged = AveragedWeights(network, 0.5)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+        network.running_mean.fill_(7.0)
+    averaged.update(network)
+    decay = min(0.5, 2 / 11)
+    torch.testing.assert_close(averaged.network.weight, torch.full((2,), decay * 1.0 + (1 - decay) * 3.0))
+    torch.testing.assert_close(averaged.network.running_mean, torch.full((2,), (1 - decay) * 7.0))
+    assert not averaged.network.training

@@ -1,0 +1,138 @@
+"""The two recognition tasks on a handful of made-up crops: batches repeat, every part learns, exports run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+
+from facekd.engine.loop import fit  # noqa: E402
+from facekd.engine.settings import parse_recipe  # noqa: E402
+from facekd.errors import ConfigError  # noqa: E402
+from facekd.recognition import mask_train, train  # noqa: E402
+from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
+from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.runtime import open_session  # noqa: E402
+
+TINY = {"widths": [16, 16, 16, 16], "blocks": [0, 1, 1, 1]}
+
+
+def faces(people: int = 3, each: int = 4, seed: int = 0) -> FaceSet:
+    """Crops whose people differ in pattern, with a teacher that knows them, and four crops of nobody."""
+    rng = np.random.default_rng(seed)
+    patterns = np.random.default_rng(7).integers(0, 256, (people, 7, 7, 3)).repeat(16, 1).repeat(16, 2)
+    labels = np.array([p for p in range(people) for _ in range(each)] + [-1] * 4, np.int64)
+    crops = (patterns[labels] + rng.normal(0, 12, (len(labels), 112, 112, 3))).clip(0, 255).astype(np.uint8)
+    teacher = np.eye(people, 8, dtype=np.float32)[labels] + rng.normal(0, 0.05, (len(labels), 8)).astype(np.float32)
+    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
+    return FaceSet(crops, labels, tuple(f"p{i}" for i in range(people)), teacher)
+
+
+def recipe(**changes: object) -> train.Recipe:
+    table: dict = {
+        "kind": "embedder",
+        "training": {"steps": 16, "learning_rate": 3e-3, "validate_every": 16, "threads": 1, "ema_decay": 0.5},
+        "network": {"dimension": 16, "options": TINY},
+        "data": {"batch": 8, "sizes": [[0.0, 64], [0.8, 112]]},
+        "margin": {"ramp": [0.0, 0.1], "scale": 16.0, "margin": 0.1},
+    }
+    for key, value in changes.items():
+        table.setdefault(key, {}).update(value)
+    return parse_recipe(train.Recipe, table)
+
+
+def test_batches_are_a_function_of_the_step() -> None:
+    first, second = (train.EmbedderTask(recipe(), faces(), faces(seed=1)) for _ in range(2))
+    for step in (5, 0, 5, 1):
+        a, b = first.batch(step), second.batch(step)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(first.batch(0)["crops"], first.batch(1)["crops"])
+
+
+def test_a_pass_sees_every_crop_once() -> None:
+    task = train.EmbedderTask(recipe(data={"labelled_share": 0.0}), faces(), faces(seed=1))  # 16 crops, batch 8
+    drawn = np.concatenate([task._draw(step, np.random.default_rng(step)) for step in (0, 1)])
+    assert sorted(drawn) == list(range(16))
+
+
+def test_every_part_gets_a_gradient_and_the_loss_falls(tmp_path: Path) -> None:
+    task = train.EmbedderTask(recipe(), faces(), faces(seed=1))
+    terms = task.losses(task.batch(0), 0, 0.6)
+    assert set(terms) == {"cosine", "similarity", "margin"}
+    sum(terms.values()).backward()
+    for name, parameter in task.module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0 or "norm2" not in name, name
+    task.module.zero_grad()
+    outcome = fit(task, task.recipe.training, tmp_path)
+    assert np.mean(outcome.losses[-4:]) < np.mean(outcome.losses[:4])
+    embedding = open_session(outcome.best_path.read_bytes(), threads=1).run(
+        {"face": np.zeros((2, 3, 112, 112), np.float32)}
+    )[0]
+    assert embedding.shape == (2, 16)
+
+
+def test_starting_from_onnx_restores_the_student_and_refits_adapter_and_centres(tmp_path: Path) -> None:
+    first = train.EmbedderTask(recipe(), faces(), faces(seed=1))
+    train.export_embedder(first.student, tmp_path / "start.onnx")
+    settings = recipe(network={"init": str(tmp_path / "start.onnx")}, training={"seed": 9})
+    second = train.EmbedderTask(settings, faces(), faces(seed=1))
+    crops = faces().crops
+    np.testing.assert_allclose(train.embed(second.student, crops), train.embed(first.student, crops), atol=1e-6)
+    centres = second.module["head"].weight.detach().numpy()
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1.0, atol=1e-5)
+    adapted = train.embed(second.student, crops) @ second.module["adapter"].weight.detach().numpy().T
+    adapted /= np.linalg.norm(adapted, axis=1, keepdims=True)
+    cosine = float((adapted * faces().teacher).sum(1).mean())
+    assert cosine > 0.9  # sixteen embeddings of sixteen numbers: least squares must nearly reproduce the teacher
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    blind = FaceSet(faces().crops, faces().labels, faces().people, None)
+    with pytest.raises(ConfigError, match="teacher"):
+        train.EmbedderTask(recipe(), blind, faces())
+    with pytest.raises(ConfigError, match="unknown backbone"):
+        recipe(network={"backbone": "resnet9000"})
+    with pytest.raises(ConfigError, match="sizes must start"):
+        recipe(data={"sizes": [[0.5, 112]]})
+
+
+def mask_set(seed: int) -> MaskSet:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), 6)
+    crops = rng.integers(90, 160, (18, 112, 112, 3))
+    crops[labels == 1, 60:] = 250  # bright below: mask; bright at the chin only: incorrect
+    crops[labels == 2, 90:] = 250
+    return MaskSet(crops.astype(np.uint8), labels)
+
+
+def test_mask_head_learns_three_patterns(tmp_path: Path) -> None:
+    settings = parse_recipe(
+        mask_train.Recipe,
+        {
+            "kind": "mask",
+            "training": {"steps": 30, "learning_rate": 5e-3, "validate_every": 30, "threads": 1, "ema_decay": 0.8},
+            "network": {"widths": [16, 16, 16], "dropout": 0.0},
+            "data": {"batch": 12, "shares": [0.33, 0.33, 0.33]},
+        },
+    )
+    task = mask_train.MaskTask(settings, mask_set(0), mask_set(1))
+    first, again = task.batch(3), task.batch(3)
+    assert torch.equal(first["crops"], again["crops"])
+    outcome = fit(task, settings.training, tmp_path)
+    assert outcome.best_score > 0.9
+    logits = open_session(outcome.best_path.read_bytes(), threads=1).run(
+        {"face": np.zeros((1, 3, 112, 112), np.float32)}
+    )[0]
+    assert logits.shape == (1, 3)
+
+
+def test_a_status_without_crops_is_refused() -> None:
+    settings = parse_recipe(mask_train.Recipe, {"kind": "mask", "training": {"steps": 1, "learning_rate": 0.1}})
+    only = MaskSet(mask_set(0).crops[:6], mask_set(0).labels[:6])
+    with pytest.raises(ConfigError, match="mask"):
+        mask_train.MaskTask(settings, only, mask_set(1))

@@ -13,6 +13,7 @@ from facekd.cli.output import JsonOption, Output
 from facekd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from facekd.bench.gallery import GalleryTimes
     from facekd.bench.timing import Timing
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed, and peers beside it.")
@@ -100,6 +101,58 @@ def detection(
             both: dict[str, Any] = {"ours": ours} if yunet is None else {"ours": ours, "yunet": yunet}
             answer["wider"] = compare_on_wider(wider, wider_labels, both, output.progress)
         output.result(answer, text=_detection_table(answer, times))
+
+
+@bench.command(epilog="Example: `facekd bench gallery --sizes 10000,100000`")
+def gallery(
+    sizes: Annotated[str, typer.Option("--sizes", metavar="N,…", help="Numbers of templates.")] = "1000,10000,100000",
+    rounds: Rounds = 15,
+    json: JsonOption = False,
+    threads: OneThread = 1,
+) -> None:
+    """How a gallery behaves as it grows: opening, searching, enrolling, removing; synthetic templates."""
+    with Output(json=json, threads=threads) as output:
+        numbers = _sizes(sizes)
+        import faiss
+
+        from facekd.bench.gallery import bench_gallery
+
+        if threads:
+            faiss.omp_set_num_threads(threads)
+        times = bench_gallery(numbers, rounds=rounds, progress=output.progress)
+        output.result({"galleries": [asdict(entry) for entry in times], "threads": threads}, text=_gallery_table(times))
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--sizes takes numbers with commas between, such as 1000,10000, got {text!r}") from error
+    if min(sizes) < 200:
+        raise ConfigError(f"--sizes: galleries of fewer than 200 templates show nothing, got {text!r}")
+    return sizes
+
+
+def _gallery_table(times: list[GalleryTimes]) -> Table:
+    table = Table(
+        "templates", "MB", "open ms", "search ms", "in batches", "memory limit", "enrol ms", "remove ms", "found"
+    )
+    for entry in times:
+        milliseconds = (
+            entry.open_ms,
+            entry.search_ms,
+            entry.batch_search_ms,
+            entry.memory_limit_ms,
+            entry.enrol_ms,
+            entry.remove_ms,
+        )
+        table.add_row(
+            f"{entry.templates}",
+            f"{entry.megabytes:.1f}",
+            *(f"{value:.2f}" for value in milliseconds),
+            f"{entry.found:.3f}",
+        )
+    return table
 
 
 def _times_table(times: dict[str, Timing], caption: str) -> Table:

@@ -85,7 +85,7 @@ class MaskTask:
         self.student: nn.Module = MaskNetwork(recipe.network.widths, recipe.network.dropout)
         if recipe.network.init is not None:
             load_onnx_weights(self.student, recipe.network.init)
-        self.student.to(memory_format=torch.channels_last)
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = self.student
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -140,7 +140,7 @@ class EmbedderTask:
         self.student: nn.Module = BACKBONES[network.backbone](dimension=network.dimension, **network.options)
         if network.init is not None:
             load_onnx_weights(self.student, network.init)
-        self.student.to(memory_format=torch.channels_last)
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = torch.compile(self.student, dynamic=False) if recipe.training.compile else self.student
         parts: dict[str, nn.Module] = {"student": self.student}
         if self._distils:

@@ -42,7 +42,8 @@ def export_onnx(
         outputs: names of the graph's outputs.
         dynamic_axes: per input or output, which axes may vary and what they are called.
     """
-    frozen = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format).float().eval()
+    frozen = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    frozen = frozen.float().eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".onnx.partial")
     with warnings.catch_warnings():

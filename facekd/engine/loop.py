@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,7 +280,7 @@ class _Lines:
         self._journal.scalars(state.step, {**named, "loss/total": sum(means.values()), "learning_rate": rate})
 
 
-def _prefetch(make: Callable[[int], Any], first: int, threads: int) -> Iterator[Any]:
+def _prefetch(make: Callable[[int], Any], first: int, threads: int) -> Generator[Any, None, None]:
     """Batches ``first, first + 1, …`` in order, prepared ``threads + 1`` ahead in background threads."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="facekd-batch")
     pending: deque[Future[Any]] = deque()

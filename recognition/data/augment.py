@@ -5,6 +5,8 @@ Every function takes and returns (H, W, 3) uint8 RGB and draws from the generato
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,7 @@ from pydantic import Field
 from facekd.engine.settings import Fraction, Section
 from facekd.recognition.data.drawn_masks import draw_random_mask
 
-Crop = NDArray[np.uint8]
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)
+Crop = NDArray[Any]  # always uint8; OpenCV's annotations promise no type
 
 
 class Augmentation(Section):
@@ -68,7 +69,7 @@ def augment(crop: Crop, size: int, settings: Augmentation, rng: np.random.Genera
     if chance[6] < settings.jpeg:
         quality = int(rng.integers(20, 71))
         encoded = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        crop = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        crop = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))  # channels swapped twice: still RGB
     return crop
 
 

@@ -112,8 +112,9 @@ def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]
     def fill(index: int, data: bytes) -> None:
         crop = load_image(data)
         if crop.shape != (CROP, CROP, 3):
-            crop = cv2.resize(crop, (CROP, CROP), interpolation=cv2.INTER_AREA)
-        crops[index] = crop
+            crops[index] = cv2.resize(crop, (CROP, CROP), interpolation=cv2.INTER_AREA)
+        else:
+            crops[index] = crop
 
     try:
         with ThreadPoolExecutor(threads) as pool:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.detection.detector import Detection
+from facekd.detection.detector import Detection, Detector
 from facekd.detection.labels import LabelledPhotograph, read_labels
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.detection import (
@@ -45,6 +45,26 @@ class RawDetector(Protocol):
 
     def detect_raw(self, image: ImageSource, score_threshold: float) -> Sequence[Detection]:
         """Faces from that score on."""
+
+
+class AllViews:
+    """Our detector as its users run it: with every view of `facekd.detection.tiling`, not in a single look.
+
+    Args:
+        detector: whose model and settings are taken; its threshold is that of `score_threshold`.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.score_threshold = detector.score_threshold
+        self._settings = (detector.record, detector.nms_iou, detector.min_face_px)
+        self._by_threshold: dict[float, Detector] = {detector.score_threshold: detector}
+
+    def detect_raw(self, image: ImageSource, score_threshold: float) -> list[Detection]:
+        """Faces from that score on."""
+        if score_threshold not in self._by_threshold:
+            record, nms_iou, min_face_px = self._settings
+            self._by_threshold[score_threshold] = Detector(record, score_threshold, nms_iou, min_face_px)
+        return self._by_threshold[score_threshold].detect(image)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

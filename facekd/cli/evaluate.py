@@ -40,6 +40,9 @@ LongSide = Annotated[
     int | None,
     typer.Option("--long-side", metavar="PX", min=32, help="Resize photographs; without it they keep their own size."),
 ]
+AllViews = Annotated[
+    bool, typer.Option("--all-views", help="Our detector with all its views, as `detect` runs it, not a single look.")
+]
 Part = Annotated[
     int | None,
     typer.Option("--part", metavar="N", min=1, help="Only N mated and N non-mated pairs a fold: a quick look."),
@@ -203,6 +206,7 @@ def detection(
     folder: Folder,
     split: Split = "test",
     model: DetectorModel = "detector",
+    all_views: AllViews = False,
     long_side: LongSide = None,
     sheet: Sheet = None,
     plot: Plot = None,
@@ -216,7 +220,7 @@ def detection(
         from facekd.detection.evaluate import detection_report, look, read_split
         from facekd.evaluation.photographs import folder_or_archive
 
-        finder = _detector(model, peer, peer_models)
+        finder = _detector(model, peer, peer_models, all_views)
         labels = read_split(folder, split)
         photographs = folder_or_archive(folder, split)
         names = [photograph.name for photograph in labels]
@@ -245,6 +249,7 @@ def wider(
         ),
     ],
     model: DetectorModel = "detector",
+    all_views: AllViews = False,
     peer: Peer = None,
     peer_models: PeerModels = None,
     json: JsonOption = False,
@@ -254,7 +259,7 @@ def wider(
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import evaluate_wider
 
-        figures = evaluate_wider(images, labels, _detector(model, peer, peer_models), output.progress)
+        figures = evaluate_wider(images, labels, _detector(model, peer, peer_models, all_views), output.progress)
         output.result({**figures, "model": peer or model}, text=row_table(figures))
 
 
@@ -266,6 +271,7 @@ def landmarks(
         str | None, typer.Option("--source", metavar="NAME", help="Only photographs of this source (photographs.csv).")
     ] = None,
     model: DetectorModel = "detector",
+    all_views: AllViews = False,
     long_side: LongSide = None,
     peer: Peer = None,
     peer_models: PeerModels = None,
@@ -276,7 +282,7 @@ def landmarks(
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import evaluate_landmarks
 
-        finder = _detector(model, peer, peer_models)
+        finder = _detector(model, peer, peer_models, all_views)
         figures = evaluate_landmarks(folder, split, finder, source, output.progress, long_side_px=long_side)
         output.result({**figures, "model": peer or model}, text=row_table(figures))
 
@@ -310,9 +316,11 @@ def _embedder(model: str, peer: str | None, folder: Path | None) -> Any:
     return SFace(peer_file(peer, folder))
 
 
-def _detector(model: str, peer: str | None, folder: Path | None) -> Any:
+def _detector(model: str, peer: str | None, folder: Path | None, all_views: bool) -> Any:
     if peer is None:
-        return _finder(model)
+        from facekd.detection import evaluate as runs
+
+        return runs.AllViews(_finder(model)) if all_views else _finder(model)
     from facekd.bench.peers import YuNet, peer_file
 
     if peer != YuNet.name:

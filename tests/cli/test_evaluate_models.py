@@ -41,6 +41,7 @@ def test_detection(tmp_path: Path, paint_face: Callable[..., None], capsys: pyte
     assert figures["ap"] == 1.0
     assert (figures["images"], figures["faces"], figures["score_threshold"]) == (4, 3, 0.5)
     assert figures["at_threshold"]["photographs_without_faces"] == 1
+    assert answer(capsys, "evaluate", "detection", str(tmp_path), "--all-views")["ap"] == 1.0
     compared = answer(capsys, "bench", "detection", str(tmp_path), "--rounds", "1")
     assert compared["figures"]["ours"]["ap"] == 1.0
     assert set(compared["times"]) == {"ours", "ours, all views"}

@@ -41,3 +41,15 @@ def test_every_command_of_the_tour_ends_as_it_says(
         if words[0] == "identify":
             assert ("Barack Obama" in captured.out) == (promised == 0)
     assert len(list((tmp_path / "marked").glob("*.jpg"))) == len(list((ROOT / "facekd" / "demo_data").glob("*.jpg")))
+
+
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "facekd").symlink_to(ROOT / "facekd", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Python\n")[1].split("\n## ")[0]
+    block = re.search(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    exec(compile(block[1], "README.md", "exec"), {})
+    assert "Barack Obama" in capsys.readouterr().out

@@ -75,6 +75,7 @@ def lfw(
 ) -> None:
     """Ten-fold accuracy and TAR at FAR on LFW; a face that is not found scores 0."""
     with Output(json=json, threads=threads) as output:
+        from facekd.evaluation.lfw import person_of
         from facekd.recognition.evaluate import evaluate_lfw
 
         finder = _finder(detector) if mode is LfwMode.whole else None
@@ -87,7 +88,7 @@ def lfw(
             save_lfw_sheet(sheet, folder, outcome, masked)
             output.say(f"the worst errors are in {sheet}")
         _plot_det(plot, outcome, output)
-        figures = {**outcome.figures(), "mode": mode.value, "masked": masked, "model": peer or model}
+        figures = {**outcome.figures(person_of), "mode": mode.value, "masked": masked, "model": peer or model}
         output.result(figures, text=verification_table(figures))
 
 

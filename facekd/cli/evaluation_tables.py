@@ -29,6 +29,9 @@ def verification_table(figures: Mapping[str, Any]) -> Table:
         str(figures["pairs"]),
         str(figures["undetected"]),
     )
+    if "interval" in figures:
+        intervals = (f"{name}: {percent(low)} to {percent(high)}" for name, (low, high) in figures["interval"].items())
+        table.caption = f"95 % over people: {'; '.join(intervals)}"
     return table
 
 

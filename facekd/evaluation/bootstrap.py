@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.evaluation.all_pairs import AllPairs, ordered_impostor_pairs
+from facekd.evaluation.verification import folded_accuracy, rate_label
 
 Weights = NDArray[np.float64]
 
@@ -123,6 +124,55 @@ def bootstrap_false_match_rate(
     tail = (1 - confidence) / 2
     low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
     return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]
+
+
+def bootstrap_pair_protocol(
+    scores: NDArray[np.floating[Any]],
+    same: NDArray[np.bool_],
+    folds: NDArray[np.integer[Any]],
+    people: tuple[Sequence[str], Sequence[str]],
+    rates: Sequence[float],
+    rng: np.random.Generator,
+    replicates: int = 200,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Intervals of a pair protocol's accuracy and true-accept rates.
+
+    Args:
+        scores, same, folds: (N,) as for `facekd.evaluation.verification.folded_accuracy`.
+        people: who is in the first and in the second photograph of each pair, N names each.
+        rates: false-accept rates.
+        rng, replicates, confidence: as for `bootstrap_tar`.
+
+    Returns:
+        ``{"accuracy": …, "1e-2": …, …}``. The folds' thresholds of the accuracy stay as they are, those of the rates
+        are found anew in each replicate. Mated and non-mated pairs weigh equally in the accuracy, as in the protocols.
+
+    Raises:
+        ValueError: there are no mated or no non-mated pairs.
+    """
+    if same.all() or not same.any():
+        raise ValueError(f"{int(same.sum())} of {len(same)} pairs are mated: intervals need both kinds")
+    numbers = {name: number for number, name in enumerate(sorted({*people[0], *people[1]}))}
+    first, second = (np.array([numbers[name] for name in side]) for side in people)
+    found = folded_accuracy(scores, same, folds)
+    threshold_of = dict(zip(np.unique(folds).tolist(), found.thresholds, strict=True))
+    right = (scores >= np.array([threshold_of[fold] for fold in folds.tolist()])) == same
+    order = np.flatnonzero(~same)[np.argsort(-scores[~same], kind="stable")]
+    outcome = np.empty((replicates, 1 + len(rates)))
+    for replicate in range(replicates):
+        drawn = draw_weights(len(numbers), rng)
+        weights = np.where(same, drawn[first], drawn[first] * drawn[second])
+        totals = [max(weights[kind].sum(), 1e-12) for kind in (same, ~same)]
+        shares = [(weights * right)[kind].sum() / total for kind, total in zip((same, ~same), totals, strict=True)]
+        outcome[replicate, 0] = np.mean(shares)
+        for column, rate in enumerate(rates, start=1):
+            threshold = weighted_threshold(scores[order], weights[order], rate, totals[1])
+            outcome[replicate, column] = (weights * (scores >= threshold))[same].sum() / totals[0]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
+    names = ["accuracy", *(rate_label(rate) for rate in rates)]
+    return {name: Interval(float(a), float(b), confidence) for name, a, b in zip(names, low, high, strict=True)}
 
 
 def _crops_of_people(pairs: AllPairs) -> tuple[Weights, float]:

@@ -62,6 +62,11 @@ def photograph_name(person: str, number: int) -> str:
     return f"{person}/{person}_{number:04d}"
 
 
+def person_of(name: str) -> str:
+    """The person of a photograph ``Person/Person_0001``."""
+    return name.partition("/")[0]
+
+
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
     """Read ``landmarks.csv`` (columns file, left_eye_x, left_eye_y, …): name without suffix to points (5, 2).
 

@@ -60,6 +60,7 @@ def test_lfw(tmp_path: Path, paint_face: Callable[..., None], capsys: pytest.Cap
     )
     figures = answer(capsys, "evaluate", "lfw", str(folder), "--mode", "whole")
     assert (figures["accuracy"], figures["undetected"], figures["pairs"]) == (1.0, 0, 8)
+    assert list(figures["interval"]) == ["accuracy", "1e-2", "1e-3"]
     assert cli.run(["evaluate", "lfw", str(folder)]) == 3  # no landmarks.csv: said, with what to do
     assert "--mode whole" in capsys.readouterr().err
 

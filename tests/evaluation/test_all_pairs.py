@@ -15,8 +15,13 @@ from facekd.evaluation.all_pairs import (
     false_match_rates_by_group,
     operating_points,
 )
-from facekd.evaluation.bootstrap import bootstrap_false_match_rate, bootstrap_tar, weighted_threshold
-from facekd.evaluation.verification import equal_error_rate, tar_at_far
+from facekd.evaluation.bootstrap import (
+    bootstrap_false_match_rate,
+    bootstrap_pair_protocol,
+    bootstrap_tar,
+    weighted_threshold,
+)
+from facekd.evaluation.verification import equal_error_rate, folded_accuracy, tar_at_far
 
 
 def faces(seed: int = 0, people: int = 8, each: int = 6, noise: float = 0.8) -> tuple[np.ndarray, list[str]]:
@@ -171,3 +176,24 @@ def test_interval_of_the_false_match_rate(both_orders: bool) -> None:
     for point, interval in zip(points, intervals, strict=True):
         assert interval.low < point.false_matches / compared.non_mated < interval.high
         assert interval.high < 5 * point.far
+
+
+def test_intervals_of_a_pair_protocol() -> None:
+    rng = np.random.default_rng(0)
+    same = np.tile([True, False], 300)
+    scores = np.where(same, rng.normal(0.6, 0.2, 600), rng.normal(0.0, 0.2, 600))
+    folds = np.repeat(np.arange(10), 60)
+    first = [f"p{k // 4}" for k in range(600)]
+    second = [a if mated else f"p{(k // 4 + 7) % 150}" for k, (a, mated) in enumerate(zip(first, same, strict=True))]
+    intervals = bootstrap_pair_protocol(scores, same, folds, (first, second), (1e-2,), np.random.default_rng(1))
+    accuracy = folded_accuracy(scores, same, folds).mean
+    assert intervals["accuracy"].low < accuracy < intervals["accuracy"].high
+    tar = tar_at_far(scores[same], scores[~same], 1e-2).tar
+    assert intervals["1e-2"].low < tar < intervals["1e-2"].high
+    # With all pairs of one person alike, the interval is that of few people, not that of many pairs.
+    few = [f"p{k // 60}" for k in range(600)]
+    outcome = np.where(same, np.repeat(np.arange(10) % 2, 60) * 1.0, 0.5)
+    wide = bootstrap_pair_protocol(outcome, same, folds, (few, few), (1e-2,), np.random.default_rng(1))["1e-2"]
+    assert wide.high - wide.low > 0.4
+    with pytest.raises(ValueError, match="both kinds"):
+        bootstrap_pair_protocol(scores[same], same[same], folds[same], (first, first), (1e-2,), rng)

@@ -27,6 +27,7 @@ GROUPS = (
     "gallery_cmd",
     "prepare",
     "train",
+    "distill",
     "evaluate",
     "calibrate",
     "bench",
@@ -108,10 +109,6 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has left: nobody is there to be told. Keep the interpreter from complaining at exit.
-        sys.stdout = None  # type: ignore[assignment]
-        return ExitCode.ANSWERED
     except ModuleNotFoundError as error:
         extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import json as json_module
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import asdict, is_dataclass
 from enum import IntEnum
 from os import PathLike
 from types import TracebackType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import numpy as np
 import typer
@@ -74,7 +75,7 @@ class Output:
         self.exit_code = 0
         self._words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         # Into a file or a pipe a table gets all the room it wants: cells cut off at 80 columns would be lost there.
-        self._answers = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
+        self._answers = _AnswerConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
         if threads:
             from facekd.runtime import set_default_threads
 
@@ -133,8 +134,11 @@ class Output:
             text: what people get: a string or anything that rich prints (a Table). None: the JSON, indented.
         """
         if self.json:
-            sys.stdout.write(json_module.dumps(plain(answer), ensure_ascii=False, allow_nan=False) + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(json_module.dumps(plain(answer), ensure_ascii=False, allow_nan=False) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _reader_left()
         elif text is None:
             self._answers.print(json_module.dumps(plain(answer), ensure_ascii=False, indent=2), soft_wrap=True)
         elif isinstance(text, str):
@@ -158,6 +162,19 @@ class Output:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._words, transient=True) as bar:
             yield from bar.track(items, total=total, description=description)
+
+
+class _AnswerConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Stop without the exit code 1 that rich would give: it means "no" here."""
+        _reader_left()
+
+
+def _reader_left() -> NoReturn:
+    """End quietly when whoever read the answers (`| head`) has gone; what was recorded until then is the exit code."""
+    # The interpreter flushes stdout once more when it ends, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(ExitCode.ANSWERED)
 
 
 def plain(value: Any) -> Any:

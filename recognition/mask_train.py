@@ -20,6 +20,7 @@ from facekd.recognition.data.mask_shards import MaskSet, read_masks
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
 from facekd.recognition.mask_network import MaskNetwork
 from facekd.recognition.preprocessing import ALIGNED_CROP
+from facekd.zoo import Preprocessing
 
 # A mask drawn over a face would change its label, and a patch over mouth or nose may hide what decides it.
 LABEL_PRESERVING = Augmentation(mask=0.0, occlude=0.0, shift=0.06, zoom=0.1, rotate_degrees=8.0, light=0.3)
@@ -68,6 +69,7 @@ class Recipe(Section):
     network: NetworkSettings = NetworkSettings()
     data: DataSettings = DataSettings()
     label_smoothing: Fraction = 0.1
+    preprocessing: Preprocessing = ALIGNED_CROP
 
 
 class MaskTask:
@@ -93,12 +95,13 @@ class MaskTask:
         settings = self.recipe.data
         rng = np.random.default_rng((self.recipe.training.seed, step))
         shares = np.array(settings.shares) / sum(settings.shares)
+        preprocessing = self.recipe.preprocessing
         classes = rng.choice(len(STATUSES), settings.batch, p=shares)
         chosen = [int(rng.choice(self._of_class[c])) for c in classes]
         crops = np.stack(
-            [augment(self._train.crops[i], ALIGNED_CROP.width, settings.augmentation, rng) for i in chosen]
+            [augment(self._train.crops[i], preprocessing.width, settings.augmentation, rng) for i in chosen]
         )
-        return {"crops": torch.from_numpy(ALIGNED_CROP.apply(crops)), "labels": torch.from_numpy(classes)}
+        return {"crops": torch.from_numpy(preprocessing.apply(crops)), "labels": torch.from_numpy(classes)}
 
     def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
         """Cross-entropy with label smoothing."""
@@ -108,7 +111,7 @@ class MaskTask:
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """Accuracy and each status' recall; the score is the mean of accuracy and mean recall: rare statuses count."""
-        predicted = predict_logits(student, self._val.crops).argmax(1)
+        predicted = predict_logits(student, self._val.crops, self.recipe.preprocessing).argmax(1)
         right = predicted == self._val.labels
         recall = {f"recall_{s}": float(right[self._val.labels == i].mean()) for i, s in enumerate(STATUSES)}
         accuracy = float(right.mean())
@@ -127,13 +130,15 @@ class MaskTask:
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, crops: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+def predict_logits(
+    network: nn.Module, crops: NDArray[np.uint8], preprocessing: Preprocessing = ALIGNED_CROP, batch: int = 256
+) -> NDArray[np.float32]:
     """Logits (N, 3) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     return np.concatenate(
         [
-            network(torch.from_numpy(ALIGNED_CROP.apply(crops[i : i + batch])).to(device)).float().cpu().numpy()
+            network(torch.from_numpy(preprocessing.apply(crops[i : i + batch])).to(device)).float().cpu().numpy()
             for i in range(0, len(crops), batch)
         ]
     )

@@ -25,6 +25,7 @@ from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.shards import FaceSet, read_faces
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.preprocessing import ALIGNED_CROP
+from facekd.zoo import Preprocessing
 
 
 class NetworkSettings(Section):
@@ -117,6 +118,7 @@ class Recipe(Section):
     data: DataSettings = DataSettings()
     distill: DistillSettings = DistillSettings()
     margin: MarginSettings = MarginSettings()
+    preprocessing: Preprocessing = ALIGNED_CROP
 
 
 class EmbedderTask:
@@ -167,10 +169,11 @@ class EmbedderTask:
         rng = np.random.default_rng((self.recipe.training.seed, step))
         chosen = self._draw(step, rng)
         # At full size always: which size is wanted depends on progress, which only losses() knows.
-        side = ALIGNED_CROP.width
+        preprocessing = self.recipe.preprocessing
+        side = preprocessing.width
         crops = np.stack([augment(self._train.crops[i], side, settings.augmentation, rng) for i in chosen])
         batch = {
-            "crops": torch.from_numpy(ALIGNED_CROP.apply(crops)),
+            "crops": torch.from_numpy(preprocessing.apply(crops)),
             "labels": torch.from_numpy(self._train.labels[chosen]),
         }
         if self._train.teacher is not None:
@@ -219,7 +222,7 @@ class EmbedderTask:
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """TAR over all pairs of the labelled validation crops; the score is that at FAR 1e-3."""
-        embeddings = embed(student, self._val.crops)
+        embeddings = embed(student, self._val.crops, self.recipe.preprocessing)
         first, second = np.triu_indices(len(embeddings), 1)
         scores = (embeddings @ embeddings.T)[first, second]
         mated = self._val.labels[first] == self._val.labels[second]
@@ -236,12 +239,14 @@ class EmbedderTask:
         if "adapter" in self.module and self._train.teacher is not None:
             chosen = rng.choice(len(self._train), min(len(self._train), 3000), replace=False)
             solution = np.linalg.lstsq(
-                embed(self.student, self._train.crops[chosen]), self._train.teacher[chosen], rcond=None
+                embed(self.student, self._train.crops[chosen], self.recipe.preprocessing),
+                self._train.teacher[chosen],
+                rcond=None,
             )[0]
             self.module["adapter"].weight.data = torch.from_numpy(solution.T.astype(np.float32).copy())
         if "head" in self.module:
             chosen = _some_of_each(self._train.labels, 6, rng)
-            embeddings = embed(self.student, self._train.crops[chosen])
+            embeddings = embed(self.student, self._train.crops[chosen], self.recipe.preprocessing)
             centres = np.zeros((len(self._train.people), embeddings.shape[1]), np.float32)
             np.add.at(centres, self._train.labels[chosen], embeddings)
             centres /= np.linalg.norm(centres, axis=1, keepdims=True)
@@ -262,13 +267,15 @@ def _some_of_each(labels: NDArray[np.int64], most: int, rng: np.random.Generator
 
 
 @torch.no_grad()
-def embed(network: nn.Module, crops: NDArray[np.uint8], batch: int = 128) -> NDArray[np.float32]:
+def embed(
+    network: nn.Module, crops: NDArray[np.uint8], preprocessing: Preprocessing = ALIGNED_CROP, batch: int = 128
+) -> NDArray[np.float32]:
     """Unit-length embeddings (N, D) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode."""
     training = network.training
     network.eval()
     parts = []
     for start in range(0, len(crops), batch):
-        pixels = torch.from_numpy(ALIGNED_CROP.apply(crops[start : start + batch]))
+        pixels = torch.from_numpy(preprocessing.apply(crops[start : start + batch]))
         device = next(network.parameters()).device
         parts.append(F.normalize(network(pixels.to(device, memory_format=torch.channels_last)).float()).cpu().numpy())
     network.train(training)

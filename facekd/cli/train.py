@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,9 @@ def train(
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Train a network by a recipe and leave its best weights as an ONNX file.
+    """Train a network by a recipe and leave its best weights as an ONNX file with its record.
+
+    What a run leaves, RUN/best.onnx, can be handed to --model of every evaluation, and to facekd zoo add.
 
     Examples:
 
@@ -49,6 +52,8 @@ def train(
     with Output(json=json, threads=threads) as output:
         from facekd.engine.loop import fit  # torch: only when something is trained
         from facekd.engine.settings import find_recipe, parse_recipe, read_toml
+        from facekd.zoo import ModelCard
+        from facekd.zoo.writing import write_record
 
         path = find_recipe(recipe)
         table = read_toml(path, settings or ())
@@ -60,7 +65,18 @@ def train(
         checked = parse_recipe(stage.Recipe, table, path)
         folder = run or Path("runs") / path.stem
         output.say(f"{path.stem}: reading the data")
-        outcome = fit(stage.build_task(checked), checked.training, folder, resume=resume)
+        task = stage.build_task(checked)
+
+        def write_its_record(weights: Path) -> None:
+            card = ModelCard(
+                recipe=path.stem,
+                data=", ".join(str(folder) for folder in data or ()),
+                date=date.today().isoformat(),
+                parameters=sum(p.numel() for p in task.student.parameters()),
+            )
+            write_record(weights, table["kind"], checked.preprocessing, card)
+
+        outcome = fit(task, checked.training, folder, resume=resume, on_best=write_its_record)
         output.result(
             {"steps": outcome.step, "score": outcome.best_score, "weights": outcome.best_path},
             text=f"{outcome.step} steps, best validation score {outcome.best_score:.4f}: {outcome.best_path}",

@@ -89,6 +89,7 @@ def fit(
     resume: bool = False,
     console: Console | None = None,
     stop_after: int | None = None,
+    on_best: Callable[[Path], None] | None = None,
 ) -> Outcome:
     """Train a task and leave its best weights as ``folder/best.onnx``.
 
@@ -99,6 +100,7 @@ def fit(
         resume: go on from ``folder/checkpoint.pt``; starts anew, and says so, when there is none.
         console: where progress goes; standard error by default.
         stop_after: leave after this step with a checkpoint, as a kill would (for tests and time-boxed sessions).
+        on_best: called with the path of each newly exported best model.
 
     Returns:
         How the run ended.
@@ -154,13 +156,13 @@ def fit(
                 raise TrainingDiverged(f"The loss is {losses[-1]} at step {state.step}: lower training.learning_rate")
             lines.step(state, terms, rate, progress)
             if state.step % settings.validate_every == 0:
-                _judge(task, averaged, state, journal, folder)
+                _judge(task, averaged, state, journal, folder, on_best)
             if time.monotonic() - last_save > 60 * settings.checkpoint_minutes:
                 state.save(fabric, checkpoint, task, plain_optimizer, averaged)
                 last_save = time.monotonic()
         finished = stop_after is None or state.step < stop_after
         if finished and state.step % settings.validate_every:
-            _judge(task, averaged, state, journal, folder)
+            _judge(task, averaged, state, journal, folder, on_best)
         state.save(fabric, checkpoint, task, plain_optimizer, averaged)
     finally:
         batches.close()
@@ -202,7 +204,14 @@ def _progress(state: _State, settings: TrainingSettings) -> float:
     return 1.0 if by_steps >= 1.0 else state.elapsed / (60.0 * settings.minutes)
 
 
-def _judge(task: Task, averaged: AveragedWeights, state: _State, journal: Journal, folder: Path) -> None:
+def _judge(
+    task: Task,
+    averaged: AveragedWeights,
+    state: _State,
+    journal: Journal,
+    folder: Path,
+    on_best: Callable[[Path], None] | None,
+) -> None:
     """Validate the averaged weights; export them when they are the best so far."""
     with torch.no_grad():
         figures = task.validate(averaged.network)
@@ -213,6 +222,8 @@ def _judge(task: Task, averaged: AveragedWeights, state: _State, journal: Journa
     if better:
         state.best_score = figures["score"]
         task.export(averaged.network, folder / BEST)
+        if on_best is not None:
+            on_best(folder / BEST)
 
 
 class _State:

@@ -1,0 +1,157 @@
+"""Writing what ``facekd.zoo`` reads: the record beside a trained model, and a manifest that a model is added to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from facekd.errors import ConfigError, ModelError
+from facekd.zoo import Calibration, Manifest, ModelCard, ModelRecord, Preprocessing, Task, load_manifest, read_model
+
+MANIFEST = "manifest.toml"
+
+_HEADER = """\
+# The shipped models. [defaults] names the model of each task; weights are verified against sha256 when they are loaded.
+# preprocessing: (x - mean) * scale for x in 0..255, in the stated colour order; width and height 0: any multiple.
+# Written by `facekd zoo add`.
+"""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_record(
+    weights: Path,
+    task: Task,
+    preprocessing: Preprocessing,
+    card: ModelCard,
+    calibration: Calibration | None = None,
+) -> Path:
+    """Write the record of an ONNX file beside it, so that ``find_model`` accepts the file's path.
+
+    Returns:
+        The record's path: that of the weights with the suffix ``.toml``.
+
+    Raises:
+        ModelError: the weights cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"cannot read {weights}: {error.strerror}") from error
+    record = ModelRecord(
+        name=weights.stem,
+        task=task,
+        file=weights.name,
+        sha256=digest,
+        preprocessing=preprocessing,
+        card=card,
+        calibration=calibration,
+    )
+    target = weights.with_suffix(".toml")
+    _replace(target, "\n".join(_table((), _plain(record))) + "\n")
+    return target
+
+
+def add_model(
+    folder: Path,
+    record: ModelRecord,
+    name: str,
+    *,
+    card: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
+    default: bool = True,
+) -> ModelRecord:
+    """Copy a model into a zoo folder under a name, replacing one of that name, and write the manifest.
+
+    Args:
+        folder: holds ``manifest.toml``, or becomes a new zoo.
+        record: the model, as ``find_model`` gives it; its weights are verified first.
+        name: small letters, digits, dots and dashes; the file becomes ``NAME.onnx``.
+        card: values that replace those of the record's card.
+        calibration: replaces the record's.
+        default: make it the default of its task. The first model of a task always is.
+
+    Returns:
+        The record as it now stands in the manifest.
+
+    Raises:
+        ConfigError: the name is not usable, or the card has unknown keys.
+        ModelError: the weights are damaged, or the folder's manifest is.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for a model: small letters, digits, dots and dashes, please")
+    unknown = set(card or {}) - set(ModelCard.model_fields)
+    if unknown:
+        raise ConfigError(
+            f"a model's card has no {', '.join(sorted(unknown))}; known: {', '.join(ModelCard.model_fields)}"
+        )
+    content = read_model(record)
+    path = folder / MANIFEST
+    manifest = load_manifest(path) if path.exists() else Manifest(defaults={}, models={})
+    added = record.model_copy(
+        update={
+            "name": name,
+            "file": f"{name}.onnx",
+            "folder": folder,
+            "card": ModelCard.model_validate({**record.card.model_dump(), **(card or {})}),
+            "calibration": calibration or record.calibration,
+        }
+    )
+    defaults = dict(manifest.defaults)
+    if default or added.task not in defaults:
+        defaults[added.task] = name
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{name}.onnx.partial"
+    partial.write_bytes(content)
+    partial.replace(folder / added.file)
+    write_manifest(Manifest(defaults=defaults, models={**manifest.models, name: added}), path)
+    return added
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as TOML; reading it again gives an equal one."""
+    lines = [_HEADER, *_table(("defaults",), dict(manifest.defaults))]
+    for name, record in manifest.models.items():
+        entry = {key: value for key, value in _plain(record).items() if key != "name"}
+        lines += ["", *_table(("models", name), entry)]
+    _replace(path, "\n".join(lines) + "\n")
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    """The values of a record that are set, in JSON's types; what equals its default is left out."""
+    return model.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+
+
+def _table(path: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
+    """TOML lines of one table and of the tables in it."""
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
+    lines += [f"{_key(key)} = {_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += ["", *_table((*path, key), value)]
+    return lines
+
+
+def _key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    """A TOML value. TOML's strings, numbers, booleans and arrays are written as JSON's are."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    if path.exists():
+        shutil.copymode(path, partial)
+    os.replace(partial, path)

@@ -1,0 +1,83 @@
+"""What is written is read again: records beside weights, and manifests that models are added to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facekd.errors import ConfigError, ModelError
+from facekd.zoo import Calibration, ModelCard, Preprocessing, find_model, load_manifest, read_model
+from facekd.zoo.writing import add_model, write_manifest, write_record
+
+CROP = Preprocessing(
+    mean=(127.5, 127.5, 127.5), scale=(1 / 127.5, 1 / 127.5, 1 / 127.5), width=112, height=112, template="arcface-112"
+)
+CARD = ModelCard(recipe="mine", data='"quoted" — photographs\nof two lines', figures={"tar_1e-3": 0.5, "lfw": 0.9})
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "best.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    write_record(path, "embedder", CROP, CARD)
+    return path
+
+
+def test_a_record_makes_weights_a_model(weights: Path) -> None:
+    record = find_model(weights)
+    assert (record.name, record.task, record.file) == ("best", "embedder", "best.onnx")
+    assert record.preprocessing == CROP  # to the last bit of 1 / 127.5
+    assert record.card == CARD
+    assert read_model(record) == b"weights"
+
+
+def test_add_then_load(weights: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    calibration = Calibration(source="val", people=3, pairs=9, thresholds={"1e-2": 0.25, "1e-3": 0.5})
+    added = add_model(zoo, find_model(weights), "mine", card={"date": "2026-01-02"}, calibration=calibration)
+    manifest = load_manifest(zoo / "manifest.toml")
+    assert manifest.defaults == {"embedder": "mine"}
+    record = manifest.models["mine"]
+    assert record.model_dump() == added.model_dump()
+    assert record.card == CARD.model_copy(update={"date": "2026-01-02"})
+    assert record.calibration == calibration
+    assert read_model(record) == b"weights"
+    assert record.contract == find_model(weights).contract  # same weights, same preprocessing: templates stay usable
+    assert sorted(p.name for p in zoo.iterdir()) == ["manifest.toml", "mine.onnx"]
+
+
+def test_a_second_model_can_stay_in_the_background_and_a_name_can_be_replaced(weights: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    add_model(zoo, find_model(weights), "first")
+    add_model(zoo, find_model(weights), "second", default=False)
+    assert load_manifest(zoo / "manifest.toml").defaults == {"embedder": "first"}
+    weights.write_bytes(b"better")
+    write_record(weights, "embedder", CROP, CARD)
+    add_model(zoo, find_model(weights), "second")
+    manifest = load_manifest(zoo / "manifest.toml")
+    assert manifest.defaults == {"embedder": "second"}
+    assert read_model(manifest.models["second"]) == b"better"
+    assert read_model(manifest.models["first"]) == b"weights"
+
+
+def test_the_packaged_manifest_survives_being_written_again(tmp_path: Path) -> None:
+    manifest = load_manifest()
+    write_manifest(manifest, tmp_path / "manifest.toml")
+    again = load_manifest(tmp_path / "manifest.toml")
+    assert again.model_dump() == manifest.model_dump()
+
+
+def test_faults(weights: Path, tmp_path: Path) -> None:
+    record = find_model(weights)
+    with pytest.raises(ConfigError, match="no name"):
+        add_model(tmp_path / "zoo", record, "../escape")
+    with pytest.raises(ConfigError, match="colour"):
+        add_model(tmp_path / "zoo", record, "mine", card={"colour": "red"})
+    weights.write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="damaged"):
+        add_model(tmp_path / "zoo", record, "mine")
+    assert not (tmp_path / "zoo").exists()
+    with pytest.raises(ModelError, match="cannot read"):
+        write_record(tmp_path / "absent.onnx", "embedder", CROP, CARD)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facekd.recognition.backbones.dense_resnet import BasicBlock
 from facekd.recognition.mask_network import MaskNetwork
 
 CLASSES = 3
@@ -31,6 +30,23 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int, activation: nn.Mo
         nn.BatchNorm2d(outputs),
         activation,
     )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left; a projection where shapes differ)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv(inputs, outputs, 3, stride, nn.ReLU(inplace=True)), _conv(outputs, outputs, 3, 1, nn.Identity())
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = _conv(inputs, outputs, 1, stride, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        return F.relu(self.layers(x) + self.shortcut(x))
 
 
 class ResNetMask(nn.Module):
@@ -53,8 +69,8 @@ class ResNetMask(nn.Module):
         groups = []
         channels = widths[0]
         for number, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            group = [BasicBlock(channels, width, 2 if number else 1)]
-            group += [BasicBlock(width, width, 1) for _ in range(count - 1)]
+            group = [ResidualBlock(channels, width, 2 if number else 1)]
+            group += [ResidualBlock(width, width, 1) for _ in range(count - 1)]
             groups.append(nn.Sequential(*group))
             channels = width
         self.body = nn.Sequential(*groups)

@@ -1,0 +1,211 @@
+"""What the comparison needs of a stage: tasks of one student and data for any seed, and one judge for all networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from facekd.distill.class_centres import class_centres
+from facekd.distill.task import ANSWERS
+from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.engine.settings import TrainingSettings, parse_recipe
+from facekd.engine.task import Task
+from facekd.errors import ConfigError
+from facekd.runtime import open_session
+
+
+class Stage(Protocol):
+    """One kind of network with its data, read once for all runs.
+
+    Attributes:
+        figures: names of what `judge` gives, the deciding one first. Higher is better for all.
+        architectures: networks that a recipe may name as student or teacher.
+        example: (1, 3, H, W) float32 input of the exported network.
+    """
+
+    figures: tuple[str, ...]
+    architectures: Mapping[str, Callable[..., nn.Module]]
+    example: np.ndarray
+
+    def settings(self, seed: int) -> TrainingSettings:
+        """How a run is trained."""
+
+    def task(self, seed: int, student: nn.Module | None) -> Task:
+        """A new task; the same seed gives the same first weights and the same batches."""
+
+    def teachers(self) -> dict[str, Teacher]:
+        """Teachers whose answers come with the data."""
+
+    def centres(self) -> Tensor | None:
+        """The teacher's class centres, where the data know people."""
+
+    def judge(self, weights: Path) -> dict[str, float]:
+        """Figures of an ONNX file on the split `test`: the same function for teachers and students."""
+
+
+class MaskStage:
+    """The mask-status head; see `Stage`."""
+
+    figures: tuple[str, ...] = ("accuracy", "recall_none", "recall_mask", "recall_incorrect")
+
+    def __init__(self, table: dict[str, Any], source: Path) -> None:
+        from facekd.recognition.data.mask_shards import read_masks
+        from facekd.recognition.mask_networks import MASK_NETWORKS
+        from facekd.recognition.mask_train import Recipe
+
+        self._recipe = parse_recipe(Recipe, table, source)
+        if len(self._recipe.data.folders) != 1:
+            raise ConfigError("the mask head is compared on one folder: pass --data DIR (a folder with mask.csv) once")
+        folder = self._recipe.data.folders[0]
+        self._train, self._val, self._test = (read_masks(folder, split) for split in ("train", "val", "test"))
+        self.architectures: Mapping[str, Callable[..., nn.Module]] = MASK_NETWORKS
+        self.example = np.zeros((1, 3, 112, 112), np.float32)
+
+    def settings(self, seed: int) -> TrainingSettings:
+        """See `Stage`."""
+        return self._recipe.training.model_copy(update={"seed": seed})
+
+    def task(self, seed: int, student: nn.Module | None) -> Task:
+        """See `Stage`."""
+        from facekd.recognition.mask_train import MaskTask
+
+        recipe = self._recipe.model_copy(update={"training": self.settings(seed)})
+        task: Any = MaskTask(recipe, self._train, self._val)
+        if student is not None:
+            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            task.student = task.module = student
+        return cast(Task, task)
+
+    def teachers(self) -> dict[str, Teacher]:
+        """See `Stage`."""
+        return {}
+
+    def centres(self) -> Tensor | None:
+        """See `Stage`."""
+        return None
+
+    def judge(self, weights: Path) -> dict[str, float]:
+        """See `Stage`."""
+        from facekd.evaluation.classification import classification_figures
+        from facekd.recognition.mask import MASK_STATUSES
+        from facekd.recognition.preprocessing import ALIGNED_CROP
+
+        session = open_session(weights.read_bytes())
+        predicted = np.concatenate(
+            [
+                session.run({session.inputs[0]: ALIGNED_CROP.apply(self._test.crops[i : i + 64])})[0].argmax(1)
+                for i in range(0, len(self._test), 64)
+            ]
+        )
+        names = [MASK_STATUSES[k] for k in predicted]
+        found = classification_figures([MASK_STATUSES[k] for k in self._test.labels], names, MASK_STATUSES)
+        return {"accuracy": found["accuracy"], **{f"recall_{name}": value for name, value in found["recall"].items()}}
+
+
+class EmbedderStage:
+    """The embedder; see `Stage`. The recipe's own distillation is switched off: the comparison brings its terms.
+
+    "Alone" is then what the recipe's margin loss makes of the labelled people.
+    """
+
+    figures: tuple[str, ...] = ("tar_1e-3", "tar_1e-4", "lfw")
+
+    def __init__(self, table: dict[str, Any], source: Path, lfw: Path | None = None) -> None:
+        from facekd.recognition.backbones import BACKBONES
+        from facekd.recognition.data.shards import read_faces
+        from facekd.recognition.train import Recipe
+
+        recipe = parse_recipe(Recipe, table, source)
+        without = recipe.distill.model_copy(update={"cosine": 0.0, "similarity": 0.0})
+        self._recipe = recipe.model_copy(update={"distill": without})
+        if not recipe.margin.weight:
+            raise ConfigError("the student alone learns from its margin loss: margin.weight must be above 0")
+        folders = recipe.data.folders
+        judged = [folder for folder in folders if ",test," in (folder / "faces.csv").read_text(encoding="utf-8")]
+        self._train = read_faces(folders, "train", teacher=recipe.distill.teacher)
+        self._val = read_faces(judged, "val", labelled_only=True)
+        self._test = read_faces(judged, "test", labelled_only=True)
+        self._lfw = lfw
+        if lfw is None:
+            self.figures = ("tar_1e-3", "tar_1e-4")
+        self.architectures: Mapping[str, Callable[..., nn.Module]] = BACKBONES
+        self.example = np.zeros((1, 3, 112, 112), np.float32)
+
+    def settings(self, seed: int) -> TrainingSettings:
+        """See `Stage`."""
+        return self._recipe.training.model_copy(update={"seed": seed})
+
+    def task(self, seed: int, student: nn.Module | None) -> Task:
+        """See `Stage`."""
+        from facekd.recognition.train import EmbedderTask
+
+        if student is not None:
+            raise ConfigError("name the embedder's backbone in its recipe (network.backbone), not in the comparison")
+        name = f"{ANSWERS}{self._recipe.distill.teacher}/output"
+
+        class WithAnswers(EmbedderTask):
+            def batch(self, step: int) -> dict[str, Tensor]:
+                batch = super().batch(step)
+                batch[name] = batch.pop("teacher")
+                return batch
+
+        recipe = self._recipe.model_copy(update={"training": self.settings(seed)})
+        return cast(Task, WithAnswers(recipe, self._train, self._val))
+
+    def teachers(self) -> dict[str, Teacher]:
+        """See `Stage`."""
+        assert self._train.teacher is not None  # read_faces was asked for it
+        return {self._recipe.distill.teacher: CachedTeacher({"output": self._train.teacher.shape[1:]})}
+
+    def centres(self) -> Tensor | None:
+        """See `Stage`."""
+        labels = torch.from_numpy(self._train.labels)
+        return class_centres(torch.from_numpy(self._train.teacher), labels, len(self._train.people))
+
+    def judge(self, weights: Path) -> dict[str, float]:
+        """See `Stage`."""
+        from facekd.evaluation.all_pairs import compare_all, operating_points
+        from facekd.recognition.evaluate import evaluate_lfw
+
+        embedder = _OnnxEmbedder(weights)
+        names = [self._test.people[label] for label in self._test.labels]
+        points = operating_points(compare_all(embedder.embed(self._test.crops), names), (1e-3, 1e-4))
+        figures = {"tar_1e-3": points[0].tar, "tar_1e-4": points[1].tar}
+        if self._lfw is not None:
+            figures["lfw"] = float(evaluate_lfw(self._lfw, embedder).figures()["accuracy"])
+        return figures
+
+
+class _OnnxEmbedder:
+    """An exported embedder on crops; a stranger's file brings no record, so facekd's preprocessing is assumed."""
+
+    def __init__(self, weights: Path) -> None:
+        self._session = open_session(weights.read_bytes())
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        from facekd.recognition.preprocessing import ALIGNED_CROP
+
+        parts = []
+        for start in range(0, len(crops), 64):
+            given = ALIGNED_CROP.apply(crops[start : start + 64])
+            parts.append(self._session.run({self._session.inputs[0]: given})[0])
+        embeddings = np.concatenate(parts)
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def open_stage(table: dict[str, Any], source: Path, lfw: Path | None = None) -> Stage:
+    """The stage of a training recipe, with its data read.
+
+    Raises:
+        ConfigError: a kind that cannot be compared.
+    """
+    if table.get("kind") == "mask":
+        return MaskStage(table, source)
+    if table.get("kind") == "embedder":
+        return EmbedderStage(table, source, lfw)
+    raise ConfigError(f"{source}: kind {table.get('kind')!r} cannot be compared; known are mask, embedder")

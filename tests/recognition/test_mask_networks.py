@@ -1,0 +1,54 @@
+"""The mask head's networks: parameters and multiply-adds of the papers, three logits, and an export that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from facekd.distill.costs import count_multiply_adds, count_parameters
+from facekd.engine.export import export_onnx
+from facekd.recognition.mask_networks import MASK_NETWORKS, MobileNetV3SmallMask, ResNetMask, ShuffleNetV2Mask
+from facekd.runtime import open_session
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters", "multiply_adds"),
+    [  # published for 1000 classes and 224x224 pixels
+        (ResNetMask(classes=1000), 11_689_512, 1.814e9),
+        (MobileNetV3SmallMask(hidden=1024, classes=1000), 2_542_856, 56.5e6),
+        (ShuffleNetV2Mask((24, 48, 96, 192, 1024), classes=1000), 1_366_792, 41e6),
+    ],
+)
+def test_parameters_and_multiply_adds_are_the_papers(network, parameters: int, multiply_adds: float) -> None:
+    assert count_parameters(network) == parameters
+    assert count_multiply_adds(network, torch.zeros(1, 3, 224, 224)) == pytest.approx(multiply_adds, rel=0.02)
+
+
+@pytest.mark.parametrize("name", MASK_NETWORKS)
+def test_three_logits_and_the_export_agrees(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    options = {"resnet": {"widths": (16, 32, 64, 128)}}.get(name, {})
+    network = MASK_NETWORKS[name](**options).train()
+    crops = torch.randn(4, 3, 112, 112)
+    network(crops).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    network.eval()
+    path = tmp_path / "network.onnx"
+    axes = {"face": {0: "faces"}, "logits": {0: "faces"}}
+    export_onnx(network, crops[:1], path, inputs=["face"], outputs=["logits"], dynamic_axes=axes)
+    (found,) = open_session(path.read_bytes(), threads=1).run({"face": crops.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, network(crops).numpy(), atol=2e-4, rtol=1e-3)
+    assert found.shape == (4, 3)
+
+
+def test_students_are_at_least_five_times_smaller_and_cheaper_than_the_teacher() -> None:
+    example = torch.zeros(1, 3, 112, 112)
+    teacher = MASK_NETWORKS["resnet"]()
+    for name in ("mask_network", "mobilenet_v3_small", "shufflenet_v2"):
+        student = MASK_NETWORKS[name]()
+        assert 5 * count_parameters(student) < count_parameters(teacher), name
+        assert 5 * count_multiply_adds(student, example) < count_multiply_adds(teacher, example), name

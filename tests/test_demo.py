@@ -40,7 +40,7 @@ def test_a_pipeline_that_sees_nobody_fails_every_step_but_the_refusal(tmp_path: 
     steps = demo.run_demo(tmp_path / "deep" / "demo.jpg", told.append, _BlindPipeline)  # type: ignore[arg-type]
     assert steps == told
     passed = [step.what for step in steps if step.passed]
-    assert passed == ["load detector, embedder and mask head", "refuse to enrol a photograph without a face"]
+    assert passed == ["load detector, embedder and mask head", "refuse to enrol a photograph without a face (a rocket)"]
     assert (tmp_path / "deep" / "demo.jpg").is_file()
 
 

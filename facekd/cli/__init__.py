@@ -6,7 +6,6 @@ is imported, so that `facekd --help` and completion answer at once and without t
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 from typing import Annotated
@@ -14,26 +13,44 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from facekd.cli import (
+    bench,
+    calibrate,
+    demo,
+    detect,
+    distill,
+    doctor,
+    enroll,
+    evaluate,
+    gallery_cmd,
+    identify,
+    people,
+    prepare,
+    train,
+    verify,
+    zoo,
+)
 from facekd.cli.output import ExitCode
 from facekd.errors import FacekdError
 
 GROUPS = (
-    "demo",
-    "detect",
-    "enroll",
-    "identify",
-    "verify",
-    "people",
-    "gallery_cmd",
-    "prepare",
-    "train",
-    "distill",
-    "evaluate",
-    "calibrate",
-    "bench",
-    "zoo",
-    "doctor",
+    demo,
+    detect,
+    enroll,
+    identify,
+    verify,
+    people,
+    gallery_cmd,
+    prepare,
+    train,
+    distill,
+    evaluate,
+    calibrate,
+    bench,
+    zoo,
+    doctor,
 )
+"""The order in which `facekd --help` lists them."""
 
 EPILOG = (
     "Exit codes: 0 answered · 1 answered no · 2 wrong use · 3 bad input · 4 model or gallery damaged · "
@@ -78,13 +95,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for group in GROUPS:
-        try:
-            module = importlib.import_module(f"facekd.cli.{group}")
-        except ModuleNotFoundError as error:
-            if error.name != f"facekd.cli.{group}":
-                raise
-            continue
-        module.register(app)
+        group.register(app)
     return app
 
 

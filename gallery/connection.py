@@ -26,12 +26,16 @@ _REMEDIES = {
     sqlite3.SQLITE_NOTADB: f"the file is not a gallery, or is damaged: {RESTORE}",
 }
 
+_LATER = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into a GalleryError that says what to do."""
     try:
         yield
+    except sqlite3.ProgrammingError as error:
+        raise GalleryError(f"gallery {path}: {error}; it was closed: open it again") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         remedy = _REMEDIES.get(code & 0xFF if code is not None else -1)
@@ -141,12 +145,18 @@ class Connection:
         gaps; the checkpoint empties the WAL, which still holds the pages as they were.
 
         Returns:
-            False when a reader in another process still needs the WAL, or when ``vacuum`` is False.
+            False when another process is reading or writing, when there is no room to rewrite the file, or when
+            ``vacuum`` is False: to be tried again later. Nothing is lost then, since the change itself is done.
         """
         with self._lock, explained(self.path):
-            if vacuum:
-                self.sqlite.execute("VACUUM")
-            busy, _, _ = self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            try:
+                if vacuum:
+                    self.sqlite.execute("VACUUM")
+                busy, _, _ = self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _LATER:
+                    raise
+                return False
             return vacuum and not busy
 
     def close(self) -> None:

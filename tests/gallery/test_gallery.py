@@ -324,6 +324,27 @@ def test_a_full_disk_loses_nothing(open_gallery, unit):
     assert gallery.identify(unit(1)).best == "Ada"
 
 
+def test_a_closed_gallery_says_so(open_gallery, unit):
+    gallery = open_gallery()
+    gallery.close()
+    with pytest.raises(GalleryError, match="open it again"):
+        gallery.identify(unit(1))
+
+
+def test_a_creation_that_was_cut_short_is_completed(open_gallery, unit, tmp_path):
+    path = tmp_path / "gallery.db"
+    path.touch()
+    with pytest.raises(GalleryError, match="no gallery"):
+        open_gallery(create=False)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    assert path.stat().st_size > 0
+    with pytest.raises(GalleryError, match="empty"):
+        open_gallery(create=False)
+    open_gallery().enrol("Ada", [unit(1)])
+
+
 def test_the_command_lines_gallery(monkeypatch, tmp_path):
     monkeypatch.setenv("FACEKD_GALLERY", str(tmp_path / "mine.db"))
     assert default_path() == tmp_path / "mine.db"

@@ -69,6 +69,22 @@ def test_removal_says_when_a_reader_keeps_the_old_state(gallery, open_gallery, u
     assert unit(1).tobytes() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_a_removal_stands_while_another_process_writes(gallery, open_gallery, monkeypatch):
+    writer = open_gallery()
+    gallery.store.connection.sqlite.execute("PRAGMA busy_timeout = 50")
+    erase = type(gallery.store.connection).erase_leftovers
+
+    def while_writing(connection, *, vacuum):
+        with writer.store.writing():
+            return erase(connection, vacuum=vacuum)
+
+    monkeypatch.setattr(type(gallery.store.connection), "erase_leftovers", while_writing)
+    assert not gallery.remove("Ada").erased
+    monkeypatch.undo()
+    assert [person.name for person in gallery.people()] == ["Grace"]
+    assert gallery.erase_leftovers()
+
+
 def test_a_backup_taken_while_others_write_is_whole(gallery, open_gallery, unit, tmp_path):
     writer = open_gallery()
     stop = threading.Event()

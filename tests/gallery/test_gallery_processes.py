@@ -77,6 +77,35 @@ def _read(path: Path, results: multiprocessing.Queue) -> None:
         results.put(("error", traceback.format_exc()))
 
 
+def _create(path: Path, number: int, start: float, results: multiprocessing.Queue) -> None:
+    try:
+        time.sleep(max(0.0, start - time.time()))
+        with _open(path) as gallery:
+            gallery.enrol(f"person {number}", [_unit(number)])
+        results.put(("done", number))
+    except BaseException:
+        results.put(("error", traceback.format_exc()))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forkserver")
+def test_processes_that_make_the_same_gallery_at_once(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["facekd.gallery"])
+    results = context.Queue()
+    for turn in range(3):
+        path = tmp_path / f"{turn}.db"
+        start = time.time() + 1.0
+        processes = [context.Process(target=_create, args=(path, number, start, results)) for number in range(4)]
+        for process in processes:
+            process.start()
+        got = [results.get(timeout=60) for _ in processes]
+        for process in processes:
+            process.join()
+        assert [text for kind, text in got if kind == "error"] == []
+        with _open(path) as gallery:
+            assert {person.name for person in gallery.people()} == {f"person {number}" for number in range(4)}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="times the children by fork")
 def test_two_writers_and_a_reader(tmp_path):
     context = multiprocessing.get_context("forkserver")

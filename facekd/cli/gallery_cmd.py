@@ -28,12 +28,16 @@ NewKeyOption = Annotated[
 
 @gallery_app.command()
 def check(
-    gallery: GalleryOption = None, seen: HeadOption = None, key_file: KeyFileOption = None, json: JsonOption = False
+    gallery: GalleryOption = None,
+    seen: HeadOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Look through every record, and finish erasing what was removed. Exit code 4: something is wrong."""
     from facekd.gallery.maintenance import check as check_gallery
 
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         health = check_gallery(opened, audit_head=seen)
         for problem in health.problems:
             output.error(problem, ExitCode.DAMAGED)
@@ -52,11 +56,12 @@ def backup(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Copy the gallery as it is now, also while others use it. An encrypted one stays encrypted."""
     from facekd.gallery.maintenance import backup as backup_gallery
 
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         size = backup_gallery(opened, path)
         output.result({"path": str(path), "bytes": size}, text=f"backup of {size:,} bytes written to {path}")
 
@@ -67,11 +72,12 @@ def restore(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Put a backup in the gallery's place, after checking it. What was changed since the backup is lost."""
     from facekd.gallery.maintenance import restore as restore_gallery
 
-    with Output(json=json) as output:
+    with Output(json=json, threads=threads) as output:
         health = restore_gallery(path, gallery_path(gallery), key=key_source(key_file))
         output.result(
             {"path": str(gallery_path(gallery)), "people": health.people, "templates": health.templates},
@@ -85,6 +91,7 @@ def rotate_key(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Seal the gallery under another key, or encrypt one that is not encrypted yet."""
     from facekd.gallery import Gallery
@@ -93,7 +100,7 @@ def rotate_key(
     from facekd.gallery.sealing import key_from_file
     from facekd.gallery.sealing import new_key_file as draw_key
 
-    with Output(json=json) as output:
+    with Output(json=json, threads=threads) as output:
         path = gallery_path(gallery)
         old = key_source(key_file) if is_encrypted(path) else None
         with Gallery.open(path, create=False, key=old) as opened:
@@ -131,12 +138,16 @@ def reembed(
 
 @gallery_app.command()
 def audit(
-    gallery: GalleryOption = None, seen: HeadOption = None, key_file: KeyFileOption = None, json: JsonOption = False
+    gallery: GalleryOption = None,
+    seen: HeadOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Print the audit log and verify its chain of hashes. Exit code 4: it was changed."""
     from facekd.gallery import audit as log
 
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         with opened.store.reading():
             report = log.verify(opened.store, seen)
             entries = log.entries(opened.store)
@@ -154,11 +165,13 @@ def audit(
 
 
 @gallery_app.command("audit-templates")
-def audit_templates(gallery: GalleryOption = None, key_file: KeyFileOption = None, json: JsonOption = False) -> None:
+def audit_templates(
+    gallery: GalleryOption = None, key_file: KeyFileOption = None, json: JsonOption = False, threads: ThreadsOption = 0
+) -> None:
     """Find templates unlike their owner's others, or like somebody else's. Exit code 1: there are some."""
     from facekd.gallery.outliers import audit_templates as audit_all
 
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         findings = audit_all(opened)
         table = Table("person", "template", "finding", "cosine", "others", box=None, pad_edge=False)
         for finding in findings:

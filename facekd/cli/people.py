@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_path, key_source, open_gallery
-from facekd.cli.output import ExitCode, JsonOption, Output
+from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 people_app = typer.Typer(no_args_is_help=True, help="List, rename, remove, export and import people.")
 
@@ -17,9 +17,11 @@ PersonArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=Fals
 
 
 @people_app.command("list")
-def list_people(gallery: GalleryOption = None, key_file: KeyFileOption = None, json: JsonOption = False) -> None:
+def list_people(
+    gallery: GalleryOption = None, key_file: KeyFileOption = None, json: JsonOption = False, threads: ThreadsOption = 0
+) -> None:
     """List everybody with the number of templates."""
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         people = opened.people()
         table = Table("person", "templates", "since", box=None, pad_edge=False)
         for person in people:
@@ -34,9 +36,10 @@ def rename(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Give somebody another name."""
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         opened.rename(name, new_name)
         output.result({"renamed": name, "person": new_name}, text=f"{name} is now {new_name}")
 
@@ -51,9 +54,10 @@ def remove(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Remove somebody, or some templates, from every file of the gallery."""
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         removal = opened.remove_templates(name, template) if template else opened.remove(name)
         if not removal.erased:
             output.warn("its bytes may linger until other processes let go: run `facekd gallery check` later")
@@ -68,9 +72,10 @@ def export_people(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Write everybody to a zip file in an open format. It is not encrypted, even where the gallery is."""
-    with Output(json=json) as output, open_gallery(gallery, key_file) as opened:
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         count = opened.export(path)
         output.warn(f"{path} holds templates in the clear: they are biometric data, keep the file accordingly")
         output.result({"path": str(path), "templates": count}, text=f"{count} templates written to {path}")
@@ -85,12 +90,13 @@ def import_people(
     gallery: GalleryOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Read people from an export, all of them or none; a gallery that is not there is made."""
     from facekd.gallery import Gallery
     from facekd.gallery.exchange import read_export
 
-    with Output(json=json) as output:
+    with Output(json=json, threads=threads) as output:
         table, _ = read_export(path)
         with Gallery.open(
             gallery_path(gallery), contract=table.contract, dimension=table.dimension, key=key_source(key_file)

@@ -1,0 +1,60 @@
+"""What every command promises: `--json`, `--threads`, a line of help, and the names that scripts know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from facekd.cli import build_app
+
+
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from _commands(below, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(_commands(typer.main.get_command(build_app())))
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_takes_json_and_threads_and_says_what_it_does(name: str) -> None:
+    command = COMMANDS[name]
+    options = {option for item in command.params for option in item.opts}
+    assert {"--json", "--threads"} <= options
+    assert command.help
+
+
+def test_the_commands_that_scripts_rely_on_are_there() -> None:
+    promised = {
+        "demo": {"--out"},
+        "detect": {"--draw", "--show"},
+        "prepare": set(),
+        "enroll": {"--folder", "--gallery"},
+        "identify": {"--gallery", "--fpir"},
+        "verify": {"--person", "--fmr"},
+        "calibrate": {"--out"},
+        "train": {"--resume"},
+        "evaluate lfw": {"--mode", "--model"},
+        "evaluate cfp": set(),
+        "evaluate detection": {"--split"},
+        "evaluate wider": {"--labels"},
+        "evaluate landmarks": {"--split", "--source"},
+        "evaluate mask": {"--split"},
+        "evaluate crops": {"--split"},
+        "bench speed": set(),
+        "bench detection": {"--peer", "--peer-models"},
+        "bench gallery": {"--sizes"},
+        "doctor": set(),
+    }
+    promised |= {f"people {verb}": set() for verb in ("list", "rename", "remove", "export", "import")}
+    promised |= {f"gallery {verb}": set() for verb in ("check", "backup", "restore", "rotate-key", "audit")}
+    promised |= {f"zoo {verb}": set() for verb in ("show", "verify")}
+    for name, options in promised.items():
+        assert name in COMMANDS
+        assert options <= {option for item in COMMANDS[name].params for option in item.opts}, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from facekd.detection.labels import LabelledPhotograph, read_labels
 from facekd.detection.loss import LossSettings, multibox_loss
 from facekd.detection.network import ExportedRetinaFace, NetworkSettings, RetinaFace
 from facekd.detection.nms import nms
+from facekd.distill.opening import distil
+from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Section, TrainingSettings
+from facekd.engine.task import Task
 from facekd.evaluation.detection import PhotographDetections, detection_figures
 from facekd.zoo import Preprocessing
 
@@ -81,6 +84,7 @@ class Recipe(Section):
         data: photographs and labels.
         phases: crop sizes in order, small ones first: many large faces, then few small ones.
         network, crops, changes, loss, training: see there.
+        distill: what is learnt from teachers beside the labels (method ``detection`` and those of features).
     """
 
     kind: Literal["detector"]
@@ -91,6 +95,7 @@ class Recipe(Section):
     crops: CropSettings = CropSettings()
     changes: ChangeSettings = ChangeSettings()
     loss: LossSettings = LossSettings()
+    distill: DistillSettings = DistillSettings()
     training: TrainingSettings
 
 
@@ -159,8 +164,8 @@ class DetectorTask:
         return detection_figures([label for _, label in photographs], found)
 
 
-def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> DetectorTask:
-    """A detector's training from its recipe.
+def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> Task:
+    """A detector's training from its recipe; with teachers where the recipe distils.
 
     Args:
         recipe: what to train, from what.
@@ -170,7 +175,19 @@ def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> Dete
         DataError: photographs or labels are missing.
         ModelError: the weights to start from do not fit.
     """
-    return DetectorTask(recipe, say or Console(stderr=True).print)
+    task = DetectorTask(recipe, say or Console(stderr=True).print)
+    seed = recipe.training.seed
+    return distil(task, recipe.distill, {"retinaface": _exported_network}, seed=seed, extras=_anchors_of)
+
+
+def _exported_network(**options: Any) -> nn.Module:
+    """A teacher's network in the shape that exported weights have."""
+    return ExportedRetinaFace(RetinaFace(NetworkSettings.model_validate(options)))
+
+
+def _anchors_of(pictures: Tensor) -> dict[str, Tensor]:
+    """What imitation of decoded boxes needs: the anchors of pictures (N, 3, H, W)."""
+    return {"anchors": torch.from_numpy(anchors(pictures.shape[2], pictures.shape[3]).copy())}
 
 
 def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:

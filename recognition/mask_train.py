@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from facekd.distill.opening import build_network, distil
+from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Fraction, Section, TrainingSettings
+from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.mask_shards import MaskSet, read_masks
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
-from facekd.recognition.mask_network import MaskNetwork
+from facekd.recognition.mask_networks import MASK_NETWORKS
 from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
 
@@ -30,13 +33,18 @@ class NetworkSettings(Section):
     """The network.
 
     Attributes:
+        architecture: a name in ``facekd.recognition.mask_networks.MASK_NETWORKS``; the default takes ``widths`` and
+            ``dropout``, the others ``options``.
         widths: channels of its three groups.
         dropout: share of the pooled features dropped in training.
+        options: arguments of another architecture.
         init: ONNX file to start from instead of noise.
     """
 
+    architecture: str = "mask_network"
     widths: tuple[int, int, int] = (24, 48, 96)
     dropout: Fraction = 0.2
+    options: dict[str, Any] = Field(default_factory=dict)
     init: Path | None = None
 
 
@@ -62,6 +70,7 @@ class Recipe(Section):
     Attributes:
         label_smoothing: share of the target that is spread over the other classes: a few labels of the training
             crops are wrong.
+        distill: what is learnt from teachers beside the labels.
     """
 
     kind: Literal["mask"]
@@ -69,6 +78,7 @@ class Recipe(Section):
     network: NetworkSettings = NetworkSettings()
     data: DataSettings = DataSettings()
     label_smoothing: Fraction = 0.1
+    distill: DistillSettings = DistillSettings()
     preprocessing: Preprocessing = ALIGNED_CROP
 
 
@@ -84,7 +94,7 @@ class MaskTask:
             if not len(indices):
                 raise ConfigError(f"The training crops have none labelled {status!r}")
         torch.manual_seed(recipe.training.seed)
-        self.student: nn.Module = MaskNetwork(recipe.network.widths, recipe.network.dropout)
+        self.student: nn.Module = _make_network(recipe.network)
         if recipe.network.init is not None:
             load_onnx_weights(self.student, recipe.network.init)
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -144,9 +154,17 @@ def predict_logits(
     )
 
 
-def build_task(recipe: Recipe) -> MaskTask:
-    """Read the data that a recipe names and make its task."""
+def _make_network(settings: NetworkSettings) -> nn.Module:
+    options = dict(settings.options)
+    if settings.architecture == "mask_network":
+        options = {"widths": settings.widths, "dropout": settings.dropout} | options
+    return build_network(MASK_NETWORKS, settings.architecture, options)
+
+
+def build_task(recipe: Recipe) -> Task:
+    """Read the data that a recipe names and make its task; with teachers where the recipe distils."""
     if len(recipe.data.folders) != 1:
         raise ConfigError("The mask head trains on one folder: pass --data DIR (a folder with mask.csv) once")
     folder = recipe.data.folders[0]
-    return MaskTask(recipe, read_masks(folder, "train"), read_masks(folder, "val"))
+    task = MaskTask(recipe, read_masks(folder, "train"), read_masks(folder, "val"))
+    return distil(task, recipe.distill, MASK_NETWORKS, seed=recipe.training.seed)

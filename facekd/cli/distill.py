@@ -45,9 +45,10 @@ def compare(
         facekd distill compare compare-mask --data mask --teacher large=runs/mask-teacher/best.onnx
     """
     with Output(json=json, threads=threads) as output:
-        from facekd.distill.compare import Comparison, build_network  # torch: only when something is trained
+        from facekd.distill.compare import Comparison  # torch: only when something is trained
         from facekd.distill.compare import compare as run
         from facekd.distill.costs import measure_costs
+        from facekd.distill.opening import build_network
         from facekd.distill.report import as_data, as_markdown, plot
         from facekd.distill.stages import open_stage
         from facekd.engine.settings import find_recipe, parse_recipe, read_toml
@@ -75,10 +76,12 @@ def compare(
                 if file is not None and file.suffix == ".onnx":
                     students[f"teacher {key}"] = file
                     if item.architecture:
-                        networks[f"teacher {key}"] = build_network(stage, item.architecture, item.options)
+                        networks[f"teacher {key}"] = build_network(stage.architectures, item.architecture, item.options)
             networks["student"] = stage.task(0, None).student
             if checked.student.architecture:
-                networks["student"] = build_network(stage, checked.student.architecture, checked.student.options)
+                networks["student"] = build_network(
+                    stage.architectures, checked.student.architecture, checked.student.options
+                )
             costs = measure_costs(students, stage.example, networks)
             text = as_markdown(outcome, costs)
             (folder / "table.md").write_text(text, encoding="utf-8")

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
+from facekd.distill.opening import build_network, open_teacher, teacher_taps
 from facekd.distill.settings import DistillSettings, TeacherFile
 from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
-from facekd.distill.teachers import EmaTeacher, OnnxTeacher, Teacher, TorchTeacher
-from facekd.engine.export import load_onnx_weights
+from facekd.distill.teachers import EmaTeacher, Teacher
 from facekd.engine.loop import fit
 from facekd.engine.settings import Section
 from facekd.errors import ConfigError
@@ -144,46 +143,17 @@ def open_teachers(
     unknown = set(given) - set(recipe.teachers)
     if unknown:
         raise ConfigError(f"the comparison has no teacher {sorted(unknown)}; it has {sorted(recipe.teachers)}")
-    teachers, files = stage.teachers(), {}
+    teachers: dict[str, Teacher] = stage.teachers()
+    files: dict[str, Path] = {}
+    terms = [term for entry in recipe.methods for term in entry.terms]
     for name, settings in recipe.teachers.items():
         if settings.kind == "ema":
             continue  # made anew for each run, from its student
         path = given.get(name, settings.file)
-        if path is None or not path.is_file():
-            raise ConfigError(f"teacher {name!r}: no file {path}; train it first, or pass --teacher {name}=FILE")
-        if settings.architecture:
-            network = build_network(stage, settings.architecture, settings.options)
-            if path.suffix == ".onnx":
-                load_onnx_weights(network, path)
-                teachers[name] = TorchTeacher(network)
-            else:
-                teachers[name] = TorchTeacher.from_safetensors(network, path)
-        else:
-            taps = [
-                tap
-                for entry in recipe.methods
-                for term in entry.terms
-                if term.source in ("", name)
-                for tap in term.teacher
-            ]
-            teachers[name] = OnnxTeacher(path, settings.mean, settings.scale, taps)
-        if path.suffix == ".onnx" and settings.mean == 0.0 and settings.scale == 1.0:
+        teachers[name] = open_teacher(name, settings, stage.architectures, teacher_taps(name, terms), path)
+        if path is not None and path.suffix == ".onnx" and settings.mean == 0.0 and settings.scale == 1.0:
             files[name] = path
     return teachers, files
-
-
-def build_network(stage: Stage, architecture: str, options: Mapping[str, Any]) -> nn.Module:
-    """A stage's network by name.
-
-    Raises:
-        ConfigError: an unknown name or argument; the message lists the names.
-    """
-    if architecture not in stage.architectures:
-        raise ConfigError(f"unknown architecture {architecture!r}; known are {', '.join(stage.architectures)}")
-    try:
-        return stage.architectures[architecture](**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{architecture}: {error}") from error
 
 
 def compare(
@@ -232,7 +202,7 @@ def make_task(
     """One run's task. First weights and batches depend on the seed alone, not on the method."""
     torch.manual_seed(seed)
     named = recipe.student
-    student = build_network(stage, named.architecture, named.options) if named.architecture else None
+    student = build_network(stage.architectures, named.architecture, named.options) if named.architecture else None
     base = stage.task(seed, student)
     used = {term.source for term in entry.terms}
     own = {

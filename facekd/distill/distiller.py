@@ -14,7 +14,7 @@ from facekd.distill.adapters import Adapter
 from facekd.distill.methods import Method, build_loss, find_method
 from facekd.distill.schedules import Schedule
 from facekd.distill.settings import Term
-from facekd.distill.taps import OUTPUT, Captured, check_taps, watch
+from facekd.distill.taps import INPUT, OUTPUT, Captured, check_taps, watch
 from facekd.distill.teachers import EmaTeacher, Teacher
 from facekd.distill.weighting import confidence_weights, correctness_weights, difficulty_weights
 from facekd.errors import ConfigError
@@ -76,7 +76,8 @@ class Distiller(nn.Module):
         labels = [term.label for term in self._terms]
         if len(set(labels)) != len(labels):
             raise ConfigError(f"terms need different names, got {', '.join(labels)}; set name = … in the recipe")
-        self.student_taps = _unique(tap for term in self._terms for tap in _with_scores(term, term.student))
+        inner = _unique(tap for term in self._terms for tap in _with_scores(term, term.student))
+        self.student_taps = _unique([*inner, INPUT])
         self._teacher_taps = {
             name: _unique(
                 tap
@@ -151,13 +152,13 @@ class Distiller(nn.Module):
         """
         with self.watch() as seen:
             output = self._student[0](pictures)
-        terms, answers = self.terms(seen, pictures if teacher_pictures is None else teacher_pictures, **arguments)
+        terms, answers = self.terms(seen, teacher_pictures, **arguments)
         return Distilled(output, terms, answers)
 
     def terms(
         self,
         seen: Captured,
-        teacher_pictures: Tensor,
+        teacher_pictures: Tensor | None = None,
         *,
         progress: float = 0.0,
         step: int | None = None,
@@ -168,7 +169,7 @@ class Distiller(nn.Module):
 
         Args:
             seen: from `watch`.
-            teacher_pictures: (N, 3, H, W).
+            teacher_pictures: (N, 3, H, W); by default exactly what the student was given.
             progress: 0..1, for schedules.
             step: the optimiser's step; lets averaged teachers follow the student once a step.
             extras: tensors that methods need by name: `labels` (N,), `boxes`, `photographs`, `landmarks`, `anchors`.
@@ -191,7 +192,8 @@ class Distiller(nn.Module):
             elif type(self._teachers[name]).__name__ == "CachedTeacher":
                 raise ConfigError(f"the teacher {name!r} has stored answers only; give them with the batch")
             else:
-                given[name] = self._teachers[name].answer(teacher_pictures, self._teacher_taps[name])
+                shown = seen[INPUT] if teacher_pictures is None else teacher_pictures
+                given[name] = self._teachers[name].answer(shown, self._teacher_taps[name])
         terms: dict[str, Tensor] = {}
         for number in active:
             term = self._terms[number]

@@ -1,6 +1,7 @@
 """Taps: what a named layer of a network gives, caught by a hook while the network runs as usual.
 
-A tap's name is the path of a submodule (`body.2`, as `named_modules` writes it) or `output` for what the network gives.
+A tap's name is the path of a submodule (`body.2`, as `named_modules` writes it), `output` for what the network gives,
+or `input` for what it is given.
 `:KEY` picks from an answer of several parts: an index of a tuple or list, a key of a dictionary, or, for a module that
 runs several times in one pass (a head shared by levels), the number of the call. `output:1` is the second output.
 """
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from facekd.errors import ConfigError
 
 OUTPUT = "output"
+INPUT = "input"
 
 
 class Captured:
@@ -73,7 +75,7 @@ def check_taps(network: nn.Module, taps: Sequence[str], owner: str) -> None:
     paths = dict(network.named_modules())
     for tap in taps:
         path = tap.partition(":")[0]
-        if path not in paths and path != OUTPUT:
+        if path not in paths and path not in (OUTPUT, INPUT):
             close = difflib.get_close_matches(path, list(paths), n=3, cutoff=0.3) or list(paths)[1:6]
             raise ConfigError(f"the {owner} has no layer {path!r} to tap; close names: {', '.join(close)}, {OUTPUT}")
 
@@ -99,7 +101,13 @@ def watch(network: nn.Module, taps: Sequence[str], owner: str = "network") -> It
         def keep(_module: nn.Module, _inputs: Any, output: Any, path: str = path) -> None:
             captured.record(path, output)
 
-        handles.append((network if path == OUTPUT else modules[path]).register_forward_hook(keep))
+        def keep_input(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            captured.record(INPUT, inputs[0])
+
+        if path == INPUT:
+            handles.append(network.register_forward_pre_hook(keep_input))
+        else:
+            handles.append((network if path == OUTPUT else modules[path]).register_forward_hook(keep))
     try:
         yield captured
     finally:

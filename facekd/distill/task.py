@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from facekd.distill.distiller import Distiller
 from facekd.distill.mixing import Mixture, cutmix, mixup
 from facekd.distill.settings import DistillSettings
+from facekd.distill.taps import INPUT, watch
 from facekd.distill.teachers import Teacher
 from facekd.distill.views import strong_view
 from facekd.engine.task import Task
@@ -27,31 +29,44 @@ ANSWERS = "answers/"
 class DistilledTask:
     """A task whose student also learns from teachers; see `facekd.engine.task.Task`.
 
-    The base task computes its own terms as ever; the student's layers are caught on that same pass, so nothing runs
-    twice.
+    The base task computes its own terms as ever. The student's input and layers are caught on that same pass: nothing
+    runs twice, and the teachers see exactly what the student saw, unless it had a view of its own.
 
     Args:
-        base: any task whose batches are dictionaries with `crops` (N, 3, H, W); all other entries go to the methods
-            that ask for them by name (`labels`, `boxes`, …).
+        base: any task. Entries of its batches (a dictionary or a named tuple) go to the methods that ask for them by
+            name (`labels`, `boxes`, …). Views and mixtures need dictionaries with `crops` (N, 3, H, W).
         teachers: by name.
         settings: what is distilled.
         centres: the teacher's class centres, for the methods that need them.
         seed: of views and mixtures.
+        extras: further tensors by name, from the pictures that the student saw (a detector's anchors).
+
+    Raises:
+        ConfigError: a view or mixture of batches that have no `crops`, and whatever the `Distiller` refuses.
     """
 
     def __init__(
         self,
         base: Task,
-        teachers: dict[str, Teacher],
+        teachers: Mapping[str, Teacher],
         settings: DistillSettings,
         centres: Tensor | None = None,
         seed: int = 0,
+        extras: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self._base, self._settings, self._seed = base, settings, seed
-        example = base.batch(0)
-        if not isinstance(example, dict) or PICTURES not in example:
-            raise ConfigError(f"distillation needs batches that are dictionaries with {PICTURES!r}")
-        self.distiller = Distiller(base.student, teachers, settings.terms, example[PICTURES][:2], centres)
+        self._base, self._settings, self._seed, self._extras = base, settings, seed, extras
+        first = base.batch(0)
+        changes = settings.view is not None or settings.mix is not None
+        if changes and not (isinstance(first, dict) and PICTURES in first):
+            raise ConfigError(f"view and mix need batches that are dictionaries with {PICTURES!r}; leave them out here")
+        # One pass tells what the student is given; nothing may move on it, so everything rests in eval().
+        modes = {module: module.training for module in base.module.modules()}
+        base.module.eval()
+        with torch.no_grad(), watch(base.student, [INPUT], "student") as seen:
+            base.losses(first, 0, 0.0)
+        for module, mode in modes.items():
+            module.training = mode
+        self.distiller = Distiller(base.student, teachers, settings.terms, seen[INPUT][:2], centres)
         self.student: nn.Module = base.student
         self.module: nn.Module = nn.ModuleDict({"task": base.module, "distiller": self.distiller})
 
@@ -60,6 +75,8 @@ class DistilledTask:
 
         The teacher's pictures are then under `teacher_crops`.
         """
+        if self._settings.mix is None and self._settings.view is None:
+            return self._base.batch(step)
         batch: dict[str, Tensor] = dict(self._base.batch(step))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         mix = self._settings.mix
@@ -89,13 +106,17 @@ class DistilledTask:
         with self.distiller.watch() as seen:
             own = self._base.losses(batch, step, progress)
         terms = {name: weight * term for name, term in own.items()}
+        named: dict[str, Any] = dict(batch) if isinstance(batch, Mapping) else batch._asdict()
         answers: dict[str, dict[str, Tensor]] = {}
-        for key, value in batch.items():
+        for key, value in named.items():
             if key.startswith(ANSWERS):
                 teacher, tap = key.removeprefix(ANSWERS).split("/", 1)
                 answers.setdefault(teacher, {})[tap] = value
-        pictures = batch.get("teacher_crops", batch[PICTURES])
-        distilled, _ = self.distiller.terms(seen, pictures, progress=progress, step=step, extras=batch, answers=answers)
+        if self._extras is not None:
+            named |= self._extras(seen[INPUT])
+        distilled, _ = self.distiller.terms(
+            seen, named.get("teacher_crops"), progress=progress, step=step, extras=named, answers=answers
+        )
         return terms | distilled
 
     def validate(self, student: nn.Module) -> dict[str, float]:

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facekd.cli import run
-from facekd.distill.compare import Comparison, build_network, compare, make_task, open_teachers, verdict
+from facekd.distill.compare import Comparison, compare, make_task, open_teachers, verdict
 from facekd.distill.costs import count_multiply_adds, count_parameters, measure_costs
+from facekd.distill.opening import build_network
 from facekd.distill.report import as_data, as_markdown, plot
 from facekd.distill.stages import MaskStage
 from facekd.distill.teachers import network_digest
@@ -217,9 +218,9 @@ def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
     with pytest.raises(ConfigError, match=r"no teacher \['huge'\]"):
         open_teachers(recipe, Stage(), {"huge": tmp_path / "none.onnx"})
     with pytest.raises(ConfigError, match="known are small"):
-        build_network(Stage(), "smal", {})
+        build_network(Stage().architectures, "smal", {})
     with pytest.raises(ConfigError, match="small: "):
-        build_network(Stage(), "small", {"depth": 3})
+        build_network(Stage().architectures, "small", {"depth": 3})
 
 
 @pytest.mark.parametrize(

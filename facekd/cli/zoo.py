@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
+from facekd.errors import ConfigError
 
 if TYPE_CHECKING:
     from facekd.zoo import ModelRecord
 
-zoo = typer.Typer(no_args_is_help=True, help="Show and verify the shipped models.")
+zoo = typer.Typer(no_args_is_help=True, help="Show, verify and add models.")
 
 ModelArgument = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", show_default=False, help="A name, a task, or an .onnx file; or all.")
@@ -41,6 +44,65 @@ def verify(model: ModelArgument = None, json: JsonOption = False, threads: Threa
                 output.at_least(ExitCode.DAMAGED)
         lines = (f"{answer['name']:24} {answer.get('error', 'verified')}" for answer in answers)
         output.result({"models": answers}, text="\n".join(lines))
+
+
+@zoo.command(
+    epilog="Examples: `facekd zoo add runs/embedder-dense/best.onnx --name dense-resnet --calibration cal.toml` · "
+    "`facekd zoo add best.onnx --name mine --zoo my-zoo --background`"
+)
+def add(
+    weights: Annotated[Path, typer.Argument(help="An .onnx file with its record beside it, as training leaves it.")],
+    name: Annotated[str, typer.Option("--name", help="What the model is called; one of that name is replaced.")],
+    zoo: Annotated[
+        Path | None,
+        typer.Option("--zoo", metavar="DIR", help="A zoo folder, made if new; the one in use."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="What facekd calibrate --out FILE.toml wrote."),
+    ] = None,
+    card: Annotated[
+        list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="A line of the model card; may be repeated.")
+    ] = None,
+    figures: Annotated[
+        list[str] | None, typer.Option("--figure", metavar="NAME=NUMBER", help="A measured figure; may be repeated.")
+    ] = None,
+    background: Annotated[bool, typer.Option("--background", help="Do not make it the default of its task.")] = False,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Take trained weights into a zoo: copied, digested, recorded in its manifest."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.zoo import find_model, zoo_folder
+        from facekd.zoo.writing import add_model, read_calibration
+
+        values: dict[str, Any] = _pairs(card or (), "--card")
+        if figures:
+            values["figures"] = {key: _number(key, text) for key, text in _pairs(figures, "--figure").items()}
+        record = add_model(
+            zoo or zoo_folder(),
+            find_model(weights),
+            name,
+            card=values,
+            calibration=read_calibration(calibration) if calibration else None,
+            default=not background,
+        )
+        output.result(_describe(record, not background), text=f"{record.path}\ncontract {record.contract}")
+
+
+def _pairs(texts: Iterable[str], option: str) -> dict[str, Any]:
+    pairs = [text.partition("=") for text in texts]
+    for key, separator, _ in pairs:
+        if not separator or not key:
+            raise ConfigError(f"{option} wants KEY=VALUE, got {key!r}")
+    return {key: value for key, _, value in pairs}
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--figure {key} wants a number, got {text!r}") from error
 
 
 def _records(model: str | None) -> tuple[set[str], list[ModelRecord]]:
@@ -93,5 +155,5 @@ def _short(value: Any) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `zoo show` and `zoo verify` to the application."""
+    """Add `zoo show`, `zoo verify` and `zoo add` to the application."""
     app.add_typer(zoo, name="zoo")

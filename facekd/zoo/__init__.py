@@ -143,6 +143,11 @@ class Manifest(_Record):
         return self
 
 
+def zoo_folder() -> Path:
+    """The zoo in use: the folder that ``FACEKD_ZOO`` names, else the packaged one."""
+    return Path(os.environ.get(ZOO_VARIABLE) or ZOO_FOLDER)
+
+
 def load_manifest(path: str | os.PathLike[str] | None = None) -> Manifest:
     """Read a manifest.
 
@@ -152,9 +157,7 @@ def load_manifest(path: str | os.PathLike[str] | None = None) -> Manifest:
     Raises:
         ModelError: the file is missing, is not TOML, or has wrong or unknown keys.
     """
-    if path is None:
-        path = Path(os.environ.get(ZOO_VARIABLE) or ZOO_FOLDER) / "manifest.toml"
-    source = Path(path)
+    source = zoo_folder() / "manifest.toml" if path is None else Path(path)
     table = _read_toml(source)
     models = {
         name: {"name": name, "folder": source.resolve().parent, **entry} if isinstance(entry, dict) else entry

@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from facekd.errors import ConfigError, ModelError
 from facekd.zoo import Calibration, Manifest, ModelCard, ModelRecord, Preprocessing, Task, load_manifest, read_model
@@ -114,6 +115,22 @@ def add_model(
     partial.replace(folder / added.file)
     write_manifest(Manifest(defaults=defaults, models={**manifest.models, name: added}), path)
     return added
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration in a TOML file that ``facekd calibrate CROPS --out FILE.toml`` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold exactly one calibration.
+    """
+    try:
+        models = tomllib.loads(path.read_text(encoding="utf-8")).get("models", {})
+        found = [entry["calibration"] for entry in models.values() if "calibration" in entry]
+        if len(found) != 1:
+            raise ConfigError(f"{path} holds {len(found)} calibrations; facekd calibrate --out FILE.toml writes one")
+        return Calibration.model_validate(found[0])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"cannot read a calibration from {path}: {error}") from error
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

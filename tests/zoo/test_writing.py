@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from facekd.cli import build_app
 from facekd.errors import ConfigError, ModelError
 from facekd.zoo import Calibration, ModelCard, Preprocessing, find_model, load_manifest, read_model
-from facekd.zoo.writing import add_model, write_manifest, write_record
+from facekd.zoo.writing import add_model, read_calibration, write_manifest, write_record
 
 CROP = Preprocessing(
     mean=(127.5, 127.5, 127.5), scale=(1 / 127.5, 1 / 127.5, 1 / 127.5), width=112, height=112, template="arcface-112"
@@ -67,6 +69,28 @@ def test_the_packaged_manifest_survives_being_written_again(tmp_path: Path) -> N
     write_manifest(manifest, tmp_path / "manifest.toml")
     again = load_manifest(tmp_path / "manifest.toml")
     assert again.model_dump() == manifest.model_dump()
+
+
+def test_a_calibration_of_the_command_line_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.toml"
+    path.write_text('[models.any.calibration]\nsource = "val"\n[models.any.calibration.thresholds]\n"1e-3" = 0.4\n')
+    assert read_calibration(path) == Calibration(source="val", thresholds={"1e-3": 0.4})
+    for wrong in ("", "not toml [", "[models.a.calibration]\ncolour = 3\n"):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match="calibration"):
+            read_calibration(path)
+
+
+def test_the_command_adds_a_model(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEKD_ZOO", str(tmp_path / "zoo"))
+    command = ["zoo", "add", str(weights), "--name", "mine", "--figure", "lfw=0.97", "--card", "notes=a=b", "--json"]
+    result = CliRunner().invoke(build_app(), command)
+    assert result.exit_code == 0, result.output
+    card = load_manifest().models["mine"].card
+    assert card.figures == {"lfw": 0.97}  # figures given replace those of the record
+    assert card.notes == "a=b"
+    assert card.recipe == "mine"
+    assert CliRunner().invoke(build_app(), [*command[:5], "--figure", "lfw=high"]).exit_code == 2
 
 
 def test_faults(weights: Path, tmp_path: Path) -> None:

@@ -140,3 +140,18 @@ def test_show_without_a_display_says_what_to_install(
     monkeypatch.setattr(cv2, "namedWindow", no_window)
     assert cli.run(["detect", str(_save(tmp_path / "a.png", 200)), "--show"]) == 2
     assert "opencv-python" in capsys.readouterr().err
+
+
+def test_q_in_the_window_stops_a_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q"))
+    assert cli.run(["detect", str(_clip(tmp_path / "clip.mp4")), "--show", "--json"]) == 0
+    assert len(shown) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -202,10 +202,22 @@ def crops(
         output.result({**figures, "model": source}, text=crops_table(figures))
 
 
-@evaluate.command(epilog="Example: `facekd evaluate detection detection/ --split test`")
+@evaluate.command(
+    epilog="Examples: `facekd evaluate detection detection/ --split test` · "
+    "`facekd evaluate detection photographs/ --labels annotations.json`"
+)
 def detection(
     folder: Folder,
     split: Split = "test",
+    labels_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE|DIR",
+            exists=True,
+            help="Labels in RetinaFace's, WIDER FACE's, VOC's, COCO's or YOLO's form; DIR then holds the photographs.",
+        ),
+    ] = None,
     model: DetectorModel = "detector",
     all_views: AllViews = False,
     long_side: LongSide = None,
@@ -219,11 +231,12 @@ def detection(
     """AP, recall at precision 0.90 and at 0.1 false alarms a photograph, from labels in RetinaFace's form."""
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import detection_report, look, read_split
-        from facekd.evaluation.photographs import folder_or_archive
+        from facekd.detection.label_formats import read_any_labels
+        from facekd.evaluation.photographs import Photographs, folder_or_archive
 
         finder = _detector(model, peer, peer_models, all_views)
-        labels = read_split(folder, split)
-        photographs = folder_or_archive(folder, split)
+        labels = read_split(folder, split) if labels_path is None else read_any_labels(labels_path, folder)
+        photographs = folder_or_archive(folder, split) if labels_path is None else Photographs(folder)
         names = [photograph.name for photograph in labels]
         found = look(finder, photographs, names, output.progress, long_side_px=long_side)
         if sheet is not None:

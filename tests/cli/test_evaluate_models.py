@@ -42,6 +42,13 @@ def test_detection(tmp_path: Path, paint_face: Callable[..., None], capsys: pyte
     assert (figures["images"], figures["faces"], figures["score_threshold"]) == (4, 3, 0.5)
     assert figures["at_threshold"]["photographs_without_faces"] == 1
     assert answer(capsys, "evaluate", "detection", str(tmp_path), "--all-views")["ap"] == 1.0
+    coco = {
+        "images": [{"id": 0, "file_name": "0.png"}],
+        "annotations": [{"image_id": 0, "bbox": [20, 30, 60, 60], "category_id": 1}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    other = answer(capsys, "evaluate", "detection", str(tmp_path / "test"), "--labels", str(tmp_path / "coco.json"))
+    assert (other["ap"], other["images"], other["faces"]) == (1.0, 1, 1)
     compared = answer(capsys, "bench", "detection", str(tmp_path), "--rounds", "1")
     assert compared["figures"]["ours"]["ap"] == 1.0
     assert set(compared["times"]) == {"ours", "ours, all views"}

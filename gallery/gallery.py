@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from facekd.errors import ConfigError, EnrolmentRefused
+from facekd.errors import ConfigError, EnrolmentRefused, GalleryError
 from facekd.gallery import audit
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
@@ -142,8 +142,15 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the object is of no use afterwards."""
-        self._store.close()
+        """Close the file; the object is of no use afterwards. A large gallery's index is written for the next time."""
+        try:
+            if self._live.worth_saving:
+                with self._store.writing():
+                    self._live.save()
+        except GalleryError:
+            pass  # the cache saves time, no more: a gallery that is busy or of another model now closes all the same
+        finally:
+            self._store.close()
 
     @property
     def path(self) -> Path:

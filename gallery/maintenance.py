@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
-from facekd.gallery import audit
+from facekd.gallery import audit, cache
 from facekd.gallery.connection import Connection, explained
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.records import UNIT_TOLERANCE, Health, Templates, check_templates
@@ -145,8 +145,9 @@ def restore(
             for suffix in ("-wal", "-shm"):
                 target.with_name(target.name + suffix).unlink(missing_ok=True)
             _settle(partial, target)
+        cache.drop(target)
     finally:
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm", ".index"):
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
     return health
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from facekd.errors import GalleryError
+from facekd.gallery import cache
 from facekd.gallery.connection import Connection
 from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates
 from facekd.gallery.sealing import SALT_BYTES, AesSealer, KeySource, PlainSealer, Sealer
@@ -158,6 +159,10 @@ class Store:
         """Set one value of the gallery's own description."""
         data = value.encode() if isinstance(value, str) else value
         self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, data))
+
+    def identity(self) -> str:
+        """What tells this gallery from every other."""
+        return self._text("gallery")
 
     def _text(self, key: str) -> str:
         value = self.meta(key)
@@ -314,6 +319,8 @@ class Store:
         self._note("reload", [0])
 
     def _note(self, change: str, ids: Sequence[int]) -> None:
+        if change != "add":
+            cache.drop(self.path)
         rows = [(change, identifier) for identifier in ids]
         self._connection.sqlite.executemany("INSERT INTO journal (change, template) VALUES (?, ?)", rows)
         self._run("DELETE FROM journal WHERE sequence <= ?", (self.journal_end() - JOURNAL_ROWS,))
@@ -322,6 +329,7 @@ class Store:
 
     def seal_under(self, key: KeySource) -> None:
         """Seal every record anew under a key and a fresh salt, inside a change."""
+        cache.drop(self.path)
         old = self.sealer
         salt = os.urandom(SALT_BYTES)
         sealer = AesSealer(key(), salt, self._text("gallery"))

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -152,6 +153,19 @@ class EncryptedGalleryModel(GalleryModel):
     key = staticmethod(lambda: b"k" * 32)
 
 
+class LargeGalleryModel(EncryptedGalleryModel):
+    """The same with the index of large galleries and its cache, from the fifth template on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("facekd.gallery.live.FLAT_UP_TO", 4)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patch.undo()
+
+
 def _agree(gallery: Gallery, model: dict[str, list[np.ndarray]]) -> None:
     assert {person.name: person.templates for person in gallery.people()} == {k: len(v) for k, v in model.items()}
     for name, own in model.items():
@@ -163,3 +177,5 @@ TestGalleryModel = GalleryModel.TestCase
 TestGalleryModel.settings = limits
 TestEncryptedGalleryModel = EncryptedGalleryModel.TestCase
 TestEncryptedGalleryModel.settings = limits
+TestLargeGalleryModel = LargeGalleryModel.TestCase
+TestLargeGalleryModel.settings = limits

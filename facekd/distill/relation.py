@@ -1,7 +1,8 @@
 """Relations between the photographs of a batch: similarity matrices, RKD distance and angle, contrastive.
 
 The first three need no adapter: student and teacher may have different dimensions, since only numbers between
-photographs are compared. All of them see more the larger the batch is.
+photographs are compared. All of them see more the larger the batch is. Maps (N, C, H, W) are flattened to one row a
+photograph.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from facekd.distill.numerics import check_batch, check_same_shape, float32_insid
 _CLOSE = 1e-6  # two embeddings nearer than this have no direction between them, and no gradient of their distance
 
 
-def _check_relation(student: Tensor, teacher: Tensor, what: str, least: int) -> None:
-    check_batch(student, teacher, what)
-    if len(student) < least:
-        raise ValueError(f"{what}: a relation needs at least {least} photographs in a batch, got {len(student)}")
+def _rows(student: Tensor, teacher: Tensor, what: str, least: int) -> tuple[Tensor, Tensor]:
+    """Both sides as (N, …) rows; maps are flattened, as Tung & Mori do. The teacher's are constants."""
+    if student.ndim < 2 or teacher.ndim < 2:
+        raise ValueError(f"{what}: wanted (N, D) or (N, C, H, W), got {tuple(student.shape)}, {tuple(teacher.shape)}")
+    rows, known = student.flatten(1), teacher.detach().flatten(1)
+    check_batch(rows, known, what)
+    if len(rows) < least:
+        raise ValueError(f"{what}: a relation needs at least {least} photographs in a batch, got {len(rows)}")
+    return rows, known
 
 
 @float32_inside
@@ -44,9 +50,8 @@ def similarity_matrix_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(similarity_matrix_loss(torch.eye(2), torch.ones(2, 3)).round(decimals=4))
         1.0
     """
-    _check_relation(student, teacher, "similarity matrices", 2)
-    seen = F.normalize(student, dim=1)
-    known = F.normalize(teacher.detach(), dim=1)
+    rows, known_rows = _rows(student, teacher, "similarity matrices", 2)
+    seen, known = F.normalize(rows, dim=1), F.normalize(known_rows, dim=1)
     difference = seen @ seen.T - known @ known.T
     off_diagonal = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
     return difference[off_diagonal].square().mean()
@@ -69,13 +74,13 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: not two matrices of the same photographs, or fewer than two photographs.
     """
-    _check_relation(student, teacher, "RKD distance", 2)
+    rows, known_rows = _rows(student, teacher, "RKD distance", 2)
 
     def relative(embeddings: Tensor) -> Tensor:
         distances = F.pdist(embeddings)  # each pair once; the subgradient at distance 0 is 0, not NaN
         return distances / distances.mean().clamp_min(_CLOSE)
 
-    return F.smooth_l1_loss(relative(student), relative(teacher.detach()))
+    return F.smooth_l1_loss(relative(rows), relative(known_rows))
 
 
 @float32_inside
@@ -95,9 +100,9 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: not two matrices of the same photographs, or fewer than three photographs.
     """
-    _check_relation(student, teacher, "RKD angle", 3)
-    seen, seen_valid = _cosines_of_angles(student)
-    known, known_valid = _cosines_of_angles(teacher.detach())
+    rows, known_rows = _rows(student, teacher, "RKD angle", 3)
+    seen, seen_valid = _cosines_of_angles(rows)
+    known, known_valid = _cosines_of_angles(known_rows)
     valid = seen_valid & known_valid
     if not valid.any():
         return seen.sum() * 0.0
@@ -139,11 +144,11 @@ def contrastive_loss(
     Raises:
         ValueError: the shapes differ, fewer than two photographs, or the temperature is not above 0.
     """
-    _check_relation(student, teacher, "contrastive", 2)
-    check_same_shape(student, teacher, "contrastive")
+    rows, known_rows = _rows(student, teacher, "contrastive", 2)
+    check_same_shape(rows, known_rows, "contrastive")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; 0.07 is usual")
-    logits = F.normalize(student, dim=1) @ F.normalize(teacher.detach(), dim=1).T / temperature
+    logits = F.normalize(rows, dim=1) @ F.normalize(known_rows, dim=1).T / temperature
     if labels is not None:
         same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & (labels.unsqueeze(0) >= 0)
         same.fill_diagonal_(False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,17 +18,25 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facekd.cli import run
+from facekd.cli.train import stage_of
+from facekd.detection import train as detection_train
+from facekd.detection.network import RetinaFace
 from facekd.distill.compare import Comparison, compare, make_task, open_teachers, verdict
 from facekd.distill.costs import count_multiply_adds, count_parameters, measure_costs
-from facekd.distill.opening import build_network
+from facekd.distill.opening import build_network, distil
 from facekd.distill.report import as_data, as_markdown, plot
+from facekd.distill.settings import DistillSettings
 from facekd.distill.stages import MaskStage
-from facekd.distill.teachers import network_digest
+from facekd.distill.teachers import TorchTeacher, network_digest
+from facekd.distill.views import StrongView
 from facekd.engine.export import export_onnx
-from facekd.engine.settings import TrainingSettings
+from facekd.engine.settings import TrainingSettings, find_recipe, parse_recipe, read_toml
 from facekd.errors import ConfigError
+from facekd.recognition import mask_train
 from facekd.recognition.mask_networks import MASK_NETWORKS
 from facekd.runtime import open_session
+
+RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
 
 
 def small(width: int = 4) -> nn.Sequential:
@@ -327,6 +337,93 @@ def test_the_command_compares_mask_heads_and_prints_the_table(tmp_path: Path, ma
     assert answer["costs"]["student"]["parameters"] < answer["costs"]["teacher large"]["parameters"]
     assert (out / "tiny" / "comparison.png").is_file()
     assert "| kl and attention |" in (out / "tiny" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("compare-*.toml")), ids=lambda path: path.stem)
+def test_packaged_comparisons_are_valid_and_within_their_recipes(path: Path) -> None:
+    recipe = parse_recipe(Comparison, read_toml(path), path)
+    assert len(recipe.seeds) >= 3
+    shared = find_recipe(recipe.recipe)
+    table = read_toml(shared, recipe.set)
+    parse_recipe(importlib.import_module(stage_of(table, shared)).Recipe, table, shared)
+    assert table["training"].get("minutes") is None
+
+
+def test_every_method_of_the_packaged_mask_comparison_teaches(masks: Path) -> None:
+    path = RECIPES / "compare-mask.toml"
+    recipe = parse_recipe(Comparison, read_toml(path), path)
+    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, "data.batch=4"])
+    table["data"]["folders"] = [str(masks)]
+    stage = MaskStage(table, path)
+    torch.manual_seed(0)
+    teachers = {"large": TorchTeacher(MASK_NETWORKS["resnet"](widths=(16, 16, 24, 24), blocks=(1, 1, 1, 1)))}
+    for entry in recipe.methods:
+        task = make_task(recipe, entry, stage, teachers, 0)
+        terms = task.losses(task.batch(1), 1, 0.35)
+        assert any(name.startswith("distill/") for name in terms), entry.name
+        sum(terms.values()).backward()
+        assert torch.isfinite(task.student.stem[0].weight.grad).all(), entry.name
+
+
+def test_a_recipe_of_the_mask_head_distils_by_itself(masks: Path, tmp_path: Path) -> None:
+    network = MASK_NETWORKS["resnet"](widths=(16, 16, 24, 24), blocks=(1, 1, 1, 1))
+    axes = {"face": {0: "faces"}, "logits": {0: "faces"}}
+    large = tmp_path / "large.onnx"
+    export_onnx(network, torch.zeros(1, 3, 112, 112), large, inputs=["face"], outputs=["logits"], dynamic_axes=axes)
+    table = {
+        "kind": "mask",
+        "training": {"steps": 1, "learning_rate": 0.1},
+        "network": {"architecture": "shufflenet_v2", "options": {"widths": [8, 8, 16, 16, 16]}},
+        "data": {"folders": [str(masks)], "batch": 3},
+        "distill": {"teachers": {"large": {"file": str(large)}}, "terms": [{"method": "kl"}]},
+    }
+    task = mask_train.build_task(parse_recipe(mask_train.Recipe, table))
+    assert set(task.losses(task.batch(0), 0, 0.0)) == {"label", "distill/kl"}
+    assert type(task.student).__name__ == "ShuffleNetV2Mask"
+    plain = mask_train.build_task(parse_recipe(mask_train.Recipe, {k: v for k, v in table.items() if k != "distill"}))
+    assert isinstance(plain, mask_train.MaskTask)
+
+
+def test_a_detector_learns_from_an_exported_one(tmp_path: Path) -> None:
+    class Batch(NamedTuple):
+        pictures: Tensor
+
+    class Detection:
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            self.student = self.module = RetinaFace()
+
+        def batch(self, step: int) -> Batch:
+            return Batch(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(step)))
+
+        def losses(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
+            return {"score": self.student(batch.pictures).logits.square().mean()}
+
+    torch.manual_seed(1)
+    path = tmp_path / "detector.onnx"
+    detection_train.export_detector(RetinaFace(), path)
+    outputs = [f"output:{name}" for name in ("scores", "boxes", "landmarks")]
+    settings = DistillSettings.model_validate(
+        {
+            "teachers": {"large": {"file": str(path)}},
+            "terms": [
+                {
+                    "method": "detection",
+                    "student": ["output:0", "output:1", "output:2"],
+                    "teacher": outputs,
+                    "options": {"giou_weight": 1.0, "foreground": 0.04, "background": 0.03},
+                }
+            ],
+        }
+    )
+    task = distil(Detection(), settings, {}, extras=detection_train._anchors_of)
+    terms = task.losses(task.batch(0), 0, 0.0)
+    assert terms["distill/detection"].item() > 0
+    terms["distill/detection"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.student.parameters())
+    assert distil(task, DistillSettings(), {}) is task
+    with pytest.raises(ConfigError, match="view and mix need batches"):
+        distil(Detection(), settings.model_copy(update={"view": StrongView()}), {})
 
 
 def test_a_mask_stage_takes_other_students_and_refuses_other_folders(masks: Path, tmp_path: Path) -> None:

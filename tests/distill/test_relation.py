@@ -97,6 +97,12 @@ def test_rkd_also_ignores_a_shift(draw) -> None:
         assert loss(3 * teacher + 1, teacher).item() == pytest.approx(0.0, abs=1e-12)
 
 
+def test_maps_count_as_one_row_a_photograph(draw) -> None:
+    student, teacher = torch.tensor(draw(4, 2, 3, 3)), torch.tensor(draw(4, 2, 3, 3))
+    for loss in (similarity_matrix_loss, rkd_distance_loss, rkd_angle_loss, contrastive_loss):
+        assert loss(student, teacher) == loss(student.flatten(1), teacher.flatten(1))
+
+
 @pytest.mark.parametrize("loss", [similarity_matrix_loss, rkd_distance_loss, rkd_angle_loss])
 def test_gradients_are_finite_with_equal_photographs(draw, loss) -> None:
     teacher = torch.tensor(draw(5, 4))
@@ -127,6 +133,7 @@ def test_contrastive_is_small_only_at_the_photographs_own_teacher(draw) -> None:
         (lambda: rkd_angle_loss(torch.zeros(2, 3), torch.zeros(2, 3)), "at least 3"),
         (lambda: rkd_distance_loss(torch.zeros(3, 3), torch.zeros(4, 3)), "same photographs"),
         (lambda: contrastive_loss(torch.zeros(3, 3), torch.zeros(3, 4)), "adapter"),
+        (lambda: similarity_matrix_loss(torch.zeros(3), torch.zeros(3)), "N, D"),
         (lambda: ContrastiveLoss(0.0), "above 0"),
     ],
 )

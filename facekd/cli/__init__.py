@@ -64,7 +64,6 @@ EXTRA_OF_MODULE = {
     "onnxscript": "train",
     "safetensors": "train",
     "tensorboard": "train",
-    "sklearn": "train",
     "matplotlib": "bench",
 }
 

@@ -1,7 +1,8 @@
 """The detector: faces with five landmarks in photographs of any size.
 
 A photograph is shown to the network in several views (fine, coarse, close-up: see ``facekd.detection.tiling``); what
-they see is put back into the photograph's pixels and merged by non-maximum suppression. Equal input gives equal output.
+they see is put back into the photograph's pixels and merged by non-maximum suppression; then boxes inside a larger box of
+a better score are dropped, which are parts of large faces. Equal input gives equal output.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from facekd.detection.anchors import anchors
 from facekd.detection.codec import decode_boxes, decode_landmarks
-from facekd.detection.nms import nms
+from facekd.detection.nms import drop_nested, nms
 from facekd.detection.tiling import COARSE_PX, View, plan_views, render, whole_view
 from facekd.errors import ConfigError, ModelError
 from facekd.images import ImageSource, load_image
@@ -121,11 +122,11 @@ class Detector:
             views = plan_views(width, height, self.min_face_px)
             candidates = self._look([pictures[i] for i in members], views, self.score_threshold)
             for index, result in zip(members, candidates, strict=True):
-                found[index] = self._suppress(result)
+                found[index] = self._merge(result)
         return found
 
     def detect_raw(self, image: ImageSource, score_threshold: float, resize: bool = False) -> list[Detection]:
-        """Faces that one single look at the whole photograph finds: how detection is evaluated.
+        """Faces that one single look at the whole photograph finds, merged by suppression only: for evaluation.
 
         Args:
             image: as for :meth:`detect`.
@@ -169,6 +170,11 @@ class Detector:
             )
         return outputs
 
+    def _merge(self, candidates: _Candidates) -> list[Detection]:
+        faces = self._suppress(candidates)
+        boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+        return [faces[i] for i in drop_nested(boxes, [face.score for face in faces])]
+
     def _suppress(self, candidates: _Candidates) -> list[Detection]:
         order = np.argsort(-candidates.scores, kind="stable")[:_MOST_CANDIDATES]
         kept = order[nms(candidates.boxes[order], candidates.scores[order], self.nms_iou)]
@@ -191,7 +197,7 @@ def _pick(
     here = anchors(*view.input_size)[chosen]
     corners = decode_boxes(boxes[chosen], here)
     points = decode_landmarks(landmarks[chosen], here)
-    good = np.isfinite(corners).all(axis=1) & np.isfinite(points).all(axis=(1, 2)) & ~view.is_cut(corners)
+    good = np.isfinite(corners).all(axis=1) & np.isfinite(points).all(axis=(1, 2)) & view.is_trusted(corners)
     return _Candidates(
         view.to_photograph(corners[good].reshape(-1, 2, 2), *photograph).reshape(-1, 4),
         view.to_photograph(points[good], *photograph),

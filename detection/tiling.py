@@ -3,14 +3,18 @@
 The anchors reach from 16 to 512 pixels, photographs from thumbnails to 20 megapixels and more. Three kinds of views
 together cover every face from ``min_face_px`` to one that fills the frame:
 
-1. **Fine.** The photograph shrunk by ``f = min(1, 12 / min_face_px)``, so that the smallest wanted face arrives 12 px
-   large, about the least that the network can tell. So a larger ``min_face_px`` saves time. The long side is not shrunk
-   below 320 px, where nothing is left to save. What is longer than 1280 px is cut into overlapping tiles.
+1. **Fine.** The photograph shrunk by ``f = min(1, 20 / min_face_px)``, so that the smallest wanted face arrives 20 px
+   large. So a larger ``min_face_px`` saves time. (An early detector on 100 photographs of ``val``, ``min_face_px`` 20:
+   recall 0.80 when that face arrives with 20 px, 0.72 with 16, 0.63 with 12.) The long side is not shrunk below 320 px,
+   where nothing is left to save. What is longer than 1280 px is cut into overlapping tiles.
 2. **Coarse.** When the fine view is longer than 640 px, the whole photograph with a long side of 640 px. It sees the
    faces that are too large for the anchors in the fine view, or cut by tiles: tiles overlap by at least the smallest
    face that the coarse view surely sees (24 px there), so every face is whole in a tile or sure in the coarse view.
 3. **Close-up.** The whole photograph with a long side of 160 px inside a border: a face that fills the frame is then
    about 130 px large with room around it, which anchors match best and which most training pictures show.
+
+The coarse and the close-up view report only boxes of the sizes that they are there for: each further look at the same
+pixels would otherwise add its own mistakes.
 
 Everything here is arithmetic on sizes: equal sizes give equal views.
 """
@@ -23,7 +27,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-FINE_FACE_PX = 12
+FINE_FACE_PX = 20
 """The smallest wanted face is this large (px) in the fine view."""
 FINE_FLOOR_PX = 320
 """The fine view's long side is not shrunk below this."""
@@ -33,10 +37,14 @@ COARSE_PX = 640
 """Long side of the coarse view."""
 COARSE_SURE_PX = 24
 """A face of this size (px) in the coarse view is surely seen."""
+COARSE_LEAST_PX = 18
+"""Smaller boxes of the coarse view are dropped: the fine view sees those faces better, and makes fewer mistakes."""
 CLOSE_UP_PX = 160
 """Long side of the photograph inside the close-up view."""
 CLOSE_UP_BORDER_PX = 32
 """Border round the close-up view, on each side."""
+CLOSE_UP_LEAST_PX = 48
+"""Smaller boxes of the close-up view (three tenths of its long side) are dropped, likewise."""
 SMALLEST_INPUT_PX = 64
 """Inputs are padded to at least this on each side."""
 MULTIPLE_PX = 32
@@ -57,6 +65,7 @@ class View:
         right: one past the last column.
         bottom: one past the last row.
         border: px of padding left and above; at least as much lies right and below.
+        least_px: boxes whose longer side is smaller than this (px of this view) are left to finer views.
     """
 
     width: int
@@ -66,6 +75,7 @@ class View:
     right: int
     bottom: int
     border: int = 0
+    least_px: int = 0
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -80,6 +90,10 @@ class View:
         shift = np.array([self.left - self.border, self.top - self.border], np.float32)
         ratio = np.array([photograph_width / self.width, photograph_height / self.height], np.float32)
         return ((points + shift) * ratio).astype(np.float32)
+
+    def is_trusted(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+        """Which boxes (N, 4) of the network's input this view is there for: large enough, and not cut."""
+        return ((boxes[:, 2:] - boxes[:, :2]).max(axis=1) >= self.least_px) & ~self.is_cut(boxes)
 
     def is_cut(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
         """Which boxes (N, 4) of the network's input reach an edge where the photograph goes on in another tile."""
@@ -112,16 +126,17 @@ def plan_views(width: int, height: int, min_face_px: float) -> list[View]:
         for left, right in cut_evenly(fine_width, TILE_PX, overlap)
     ]
     if fine_long > COARSE_PX:
-        views.append(whole_view(width, height, COARSE_PX))
-    views.append(whole_view(width, height, CLOSE_UP_PX, CLOSE_UP_BORDER_PX))
+        views.append(whole_view(width, height, COARSE_PX, least_px=COARSE_LEAST_PX))
+    least_px = CLOSE_UP_LEAST_PX * min(max(width, height), CLOSE_UP_PX) // CLOSE_UP_PX
+    views.append(whole_view(width, height, CLOSE_UP_PX, CLOSE_UP_BORDER_PX, least_px))
     return views
 
 
-def whole_view(width: int, height: int, long_side: int | None = None, border: int = 0) -> View:
+def whole_view(width: int, height: int, long_side: int | None = None, border: int = 0, least_px: int = 0) -> View:
     """The whole photograph in one view, shrunk to that long side where it is longer (None: as it is)."""
     scale = min(1.0, (long_side or max(width, height)) / max(width, height))
     shrunk_width, shrunk_height = _scaled(width, scale), _scaled(height, scale)
-    return View(shrunk_width, shrunk_height, 0, 0, shrunk_width, shrunk_height, border)
+    return View(shrunk_width, shrunk_height, 0, 0, shrunk_width, shrunk_height, border, least_px)
 
 
 def cut_evenly(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:

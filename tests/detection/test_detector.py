@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facekd.detection.detector import Detector
+from facekd.detection.detector import Detector, _Candidates
 from facekd.detection.tiling import CLOSE_UP_BORDER_PX, CLOSE_UP_PX
 from facekd.errors import ConfigError, ImageError, ModelError
 from facekd.geometry import box_iou
@@ -108,6 +108,15 @@ def test_equal_sizes_share_a_run(detector: Detector, monkeypatch: pytest.MonkeyP
     detector.detect_batch([grey(200, 300)] * 3)
     close_up = CLOSE_UP_PX + 2 * CLOSE_UP_BORDER_PX
     assert sorted(shapes) == sorted([(3, 224, 320, 3), (3, 192, close_up, 3)])
+
+
+def test_part_of_a_face_is_no_face(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of both views' boxes, the eye lies inside a better and larger box; IoU alone would keep it.
+    boxes, scores = np.array([[50, 50, 150, 150], [70, 70, 90, 90]], np.float32), np.array([0.9, 0.8], np.float32)
+    seen = _Candidates(boxes, np.zeros((2, 5, 2), np.float32), scores)
+    monkeypatch.setattr(detector, "_look", lambda pictures, views, threshold: [seen])
+    assert [face.score for face in detector.detect(grey(200, 200))] == pytest.approx([0.9])
+    assert len(detector.detect_raw(grey(200, 200), 0.5)) == 2  # evaluation sees what the network says
 
 
 def test_order_and_repetition(detector: Detector, paint_face) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facekd.detection.nms import nms, soft_nms
+from facekd.detection.nms import drop_nested, nms, soft_nms
 from facekd.geometry import box_iou
 
 cases = st.lists(
@@ -45,6 +45,16 @@ def test_empty_and_wrong() -> None:
     assert soft_nms(np.zeros((0, 4)), [])[0].tolist() == []
     with pytest.raises(ValueError, match="one score"):
         nms(np.zeros((2, 4)), [1.0], 0.5)
+
+
+def test_nested_boxes_go_only_for_a_better_and_larger_one() -> None:
+    face = [0, 0, 100, 100]
+    eye, beside, over_the_edge, twin = [20, 20, 40, 40], [90, 0, 120, 30], [85, 0, 105, 20], [5, 5, 95, 95]
+    boxes = [eye, face, beside, over_the_edge, twin]
+    assert drop_nested(boxes, [0.6, 0.9, 0.6, 0.6, 0.6]).tolist() == [1, 2, 3, 4]  # the eye goes
+    assert drop_nested(boxes, [0.95, 0.9, 0.6, 0.6, 0.6]).tolist() == [0, 1, 2, 3, 4]  # but not when it is surer
+    assert drop_nested([over_the_edge, face], [0.5, 0.9], share=0.7).tolist() == [1]
+    assert drop_nested(np.zeros((0, 4)), []).tolist() == []
 
 
 def test_soft_nms_lowers_scores_by_the_formula() -> None:

@@ -1,8 +1,8 @@
 """The detector: faces with five landmarks in photographs of any size.
 
 A photograph is shown to the network in several views (fine, coarse, close-up: see ``facekd.detection.tiling``); what
-they see is put back into the photograph's pixels and merged by non-maximum suppression; then boxes inside a larger box of
-a better score are dropped, which are parts of large faces. Equal input gives equal output.
+they see is put back into the photograph's pixels and merged by non-maximum suppression; then boxes inside a larger box
+of a better score are dropped, which are parts of large faces. Equal input gives equal output.
 """
 
 from __future__ import annotations

@@ -115,6 +115,17 @@ class ModelRecord(_Record):
     folder: Path = Field(default=ZOO_FOLDER, exclude=True)
     """Where ``file`` lies: the folder of the manifest."""
 
+    @model_validator(mode="after")
+    def _preprocessing_fits_the_task(self) -> ModelRecord:
+        # What the stages' run time makes: photographs of any size for detectors, aligned crops for the others.
+        got = self.preprocessing
+        if self.task == "detector":
+            if (got.width, got.height, got.template) != (0, 0, "none") or got.multiple % 32:
+                raise ValueError("a detector needs width 0, height 0, a multiple of 32 and template 'none'")
+        elif (got.width, got.height, got.template) != (112, 112, "arcface-112"):
+            raise ValueError(f"a model for {self.task!r} needs width 112, height 112 and template 'arcface-112'")
+        return self
+
     @property
     def path(self) -> Path:
         """The weights file."""

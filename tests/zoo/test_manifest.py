@@ -108,6 +108,8 @@ def test_damaged_weights(own_zoo: Path) -> None:
         ('detector = "fake-detector"', 'detector = "fake-mask"', "'mask'"),
         ('sha256 = "', 'sha256 = "x', "sha256"),
         ("multiple = 32", "multiple = 0", "multiple"),
+        ("multiple = 32", "multiple = 8", "a detector needs"),
+        ("width = 112", "width = 96", "width 112"),
         ("score_threshold = 0.5", "score_threshold = 5", "score_threshold"),
     ],
 )

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 
 class MarginHead(nn.Module):
-    """Base: normalised class centres, cosines, and cross-entropy after the margin hook.
+    """Base: normalised class centres, cosines, and cross-entropy after the margin.
+
+    A margin is three hooks, all pure but ``observe``: ``observe`` updates running statistics, ``margin_target`` changes
+    the target's cosine, ``modulate`` those of the other classes. They see the target apart from the classes, so that
+    ``PartialFC`` can call them where the target's class lives on another machine.
 
     Args:
         classes: number of identities.
@@ -35,12 +39,33 @@ class MarginHead(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """(N, D) embeddings and (N,) labels -> scalar loss, computed in float32."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            cosines = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight.float())).clamp(-1.0, 1.0)
-            return F.cross_entropy(self.scale * self.apply_margin(cosines, labels), labels)
+            embeddings = embeddings.float()
+            cosines = F.linear(F.normalize(embeddings), F.normalize(self.weight.float())).clamp(-1.0, 1.0)
+            logits = self.scale * self.apply_margin(cosines, labels, embeddings.norm(dim=1, keepdim=True))
+            return F.cross_entropy(logits, labels)
 
-    def apply_margin(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """(N, classes) cosines -> (N, classes) logits before scaling."""
+    def apply_margin(self, cosines: Tensor, labels: Tensor, norms: Tensor | None = None) -> Tensor:
+        """(N, classes) cosines -> (N, classes) logits before scaling.
+
+        ``norms`` (N, 1): lengths of the embeddings, for heads that look at them; 1 when not given.
+        """
+        index = labels[:, None]
+        target = cosines.gather(1, index)
+        norms = torch.ones_like(target) if norms is None else norms
+        if self.training:
+            self.observe(target.detach(), norms.detach())
+        return self.modulate(cosines, target).scatter(1, index, self.margin_target(target, norms))
+
+    def observe(self, target: Tensor, norms: Tensor) -> None:
+        """Update running statistics from a batch's target cosines and lengths (N, 1); none by default."""
+
+    def margin_target(self, target: Tensor, norms: Tensor) -> Tensor:
+        """(N, 1) target cosines -> (N, 1) target logits before scaling."""
         raise NotImplementedError
+
+    def modulate(self, cosines: Tensor, target: Tensor) -> Tensor:
+        """(N, any) cosines of other classes -> their logits before scaling; unchanged by default."""
+        return cosines
 
 
 def additive_angular(target: Tensor, margin: float) -> Tensor:
@@ -57,19 +82,17 @@ def additive_angular(target: Tensor, margin: float) -> Tensor:
 class ArcFace(MarginHead):
     """Additive angular margin (Deng et al. 2019, equation 3). ``margin`` in radians; the paper uses 0.5."""
 
-    def apply_margin(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """Replace each target's cosine by cos(theta + m)."""
-        index = labels[:, None]
-        return cosines.scatter(1, index, additive_angular(cosines.gather(1, index), self.margin))
+    def margin_target(self, target: Tensor, norms: Tensor) -> Tensor:
+        """cos(theta + m), with the fallback."""
+        return additive_angular(target, self.margin)
 
 
 class CosFace(MarginHead):
     """Additive cosine margin (Wang et al. 2018, equation 4). ``margin`` is a cosine; the paper uses 0.35."""
 
-    def apply_margin(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """Subtract the margin from each target's cosine."""
-        index = labels[:, None]
-        return cosines.scatter(1, index, cosines.gather(1, index) - self.margin)
+    def margin_target(self, target: Tensor, norms: Tensor) -> Tensor:
+        """The cosine minus the margin."""
+        return target - self.margin
 
 
 class CurricularFace(MarginHead):
@@ -93,19 +116,74 @@ class CurricularFace(MarginHead):
         self.momentum = momentum
         self.register_buffer("t", torch.zeros(()))
 
-    def apply_margin(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """Margin on the targets, modulation on the hard negatives; updates ``t`` in training mode."""
-        index = labels[:, None]
-        target = cosines.gather(1, index)
+    @torch.no_grad()
+    def observe(self, target: Tensor, norms: Tensor) -> None:
+        """Move ``t`` towards the batch's mean target cosine."""
+        self.t.lerp_(target.mean().to(self.t.dtype), self.momentum)
+
+    def margin_target(self, target: Tensor, norms: Tensor) -> Tensor:
+        """cos(theta + m), with the fallback."""
+        return additive_angular(target, self.margin)
+
+    def modulate(self, cosines: Tensor, target: Tensor) -> Tensor:
+        """``cos_j (t + cos_j)`` where the negative is hard."""
         sine = (1.0 - target * target).clamp_min(1e-12).sqrt()
-        boundary = target * math.cos(self.margin) - sine * math.sin(self.margin)
-        if self.training:
-            with torch.no_grad():
-                self.t.lerp_(target.mean(), self.momentum)
-        hard = cosines > boundary
+        hard = cosines > target * math.cos(self.margin) - sine * math.sin(self.margin)
         # A copy of t: the buffer changes in place before the backward pass would read it in the next forward.
-        modulated = torch.where(hard, cosines * (self.t.clone() + cosines), cosines)
-        return modulated.scatter(1, index, additive_angular(target, self.margin))
+        return torch.where(hard, cosines * (self.t.clone() + cosines), cosines)
 
 
-MARGIN_HEADS: dict[str, type[MarginHead]] = {"curricularface": CurricularFace, "arcface": ArcFace, "cosface": CosFace}
+class AdaFace(MarginHead):
+    """Margin that follows the photograph's quality, read from the embedding's length (Kim et al. 2022).
+
+    With ``z`` the length, normalised by running mean and deviation and clipped to -1..1, the target becomes
+    ``cos(theta - m z) - (m z + m)``: ArcFace's margin at z = -1, CosFace's at 0, and at 1 one that weighs hard
+    photographs more. So what is too blurred to be recognised is not learnt by heart. No gradient passes through
+    ``z``. ``margin`` in radians and cosine at once; the paper uses 0.4. (Clipping as in the authors' code.)
+
+    Args:
+        concentration: ``h``: lengths ``1 / h`` deviations from the mean reach the clip; the paper uses 0.333.
+        momentum: weight of the new batch in the running mean and deviation; the paper uses 0.01.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        dimension: int,
+        scale: float = 64.0,
+        margin: float = 0.4,
+        concentration: float = 0.333,
+        momentum: float = 0.01,
+    ) -> None:
+        super().__init__(classes, dimension, scale, margin)
+        self.concentration = concentration
+        self.momentum = momentum
+        self.register_buffer("mean", torch.tensor(20.0))  # where the authors start
+        self.register_buffer("deviation", torch.tensor(100.0))
+
+    @torch.no_grad()
+    def observe(self, target: Tensor, norms: Tensor) -> None:
+        """Move the running mean and deviation of the lengths; a single embedding has no deviation."""
+        lengths = norms.clamp(0.001, 100.0)
+        self.mean.lerp_(lengths.mean().to(self.mean.dtype), self.momentum)
+        if len(lengths) > 1:
+            self.deviation.lerp_(lengths.std().to(self.deviation.dtype), self.momentum)
+
+    def margin_target(self, target: Tensor, norms: Tensor) -> Tensor:
+        """cos(theta - m z) - (m z + m), the angle kept within 0..pi."""
+        lengths = norms.detach().clamp(0.001, 100.0)
+        quality = ((lengths - self.mean) / (self.deviation + 1e-3) * self.concentration).clamp(-1.0, 1.0)
+        theta = target.clamp(-1.0 + 1e-3, 1.0 - 1e-3).acos()  # the authors' clip keeps the gradient finite
+        shifted = (theta - self.margin * quality).clamp(1e-3, math.pi - 1e-3)
+        return shifted.cos() - (self.margin * quality + self.margin)
+
+
+MARGIN_HEADS: dict[str, type[MarginHead]] = {
+    "curricularface": CurricularFace,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "adaface": AdaFace,
+}

@@ -10,7 +10,16 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from facekd.recognition.margins import MARGIN_HEADS, ArcFace, CosFace, CurricularFace, additive_angular  # noqa: E402
+from facekd.recognition.margins import (  # noqa: E402
+    MARGIN_HEADS,
+    AdaFace,
+    ArcFace,
+    CosFace,
+    CurricularFace,
+    additive_angular,
+)
+
+ANGULAR = ["arcface", "cosface", "curricularface"]  # AdaFace looks at lengths too and has its own loop below
 
 
 def naive_logits(kind: str, cosines: torch.Tensor, labels: torch.Tensor, margin: float, t: float) -> torch.Tensor:
@@ -31,7 +40,7 @@ def naive_logits(kind: str, cosines: torch.Tensor, labels: torch.Tensor, margin:
     return out
 
 
-@pytest.mark.parametrize("kind", sorted(MARGIN_HEADS))
+@pytest.mark.parametrize("kind", ANGULAR)
 @pytest.mark.parametrize("margin", [0.2, 0.5])
 def test_logits_match_the_paper(kind: str, margin: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -43,6 +52,50 @@ def test_logits_match_the_paper(kind: str, margin: float) -> None:
     expected = naive_logits(kind, cosines, labels, margin, 0.3)
     torch.testing.assert_close(head.apply_margin(cosines, labels), expected, rtol=1e-9, atol=1e-9)
     assert not torch.equal(expected, cosines)
+
+
+def naive_adaface(
+    cosines: torch.Tensor, labels: torch.Tensor, norms: torch.Tensor, margin: float, mean: float, deviation: float
+) -> torch.Tensor:
+    """Kim et al. 2022: the angular and the additive margin of one photograph at a time."""
+    out = cosines.clone()
+    for i, label in enumerate(labels.tolist()):
+        z = (float(norms[i]) - mean) / (deviation + 1e-3) * 0.333
+        z = min(max(z, -1.0), 1.0)
+        theta = math.acos(float(cosines[i, label]))
+        angle = min(max(theta - margin * z, 1e-3), math.pi - 1e-3)
+        out[i, label] = math.cos(angle) - (margin * z + margin)
+    return out
+
+
+def test_adaface_matches_the_paper_and_its_extremes_are_arcface_and_cosface() -> None:
+    generator = torch.Generator().manual_seed(4)
+    cosines = torch.rand(60, 5, generator=generator, dtype=torch.float64) * 1.9 - 0.95
+    labels = torch.randint(0, 5, (60,), generator=generator)
+    norms = 20 + 12 * torch.randn(60, 1, generator=generator, dtype=torch.float64).clamp(-1.6, 4)
+    head = AdaFace(5, 4, margin=0.4).double().eval()
+    head.mean.fill_(20.0)
+    head.deviation.fill_(3.0)
+    expected = naive_adaface(cosines, labels, norms, 0.4, 20.0, 3.0)
+    torch.testing.assert_close(head.apply_margin(cosines, labels, norms), expected, rtol=1e-9, atol=1e-9)
+    middle = torch.tensor([[0.3]], dtype=torch.float64)
+    low, mean = torch.full_like(middle, 1.0), torch.full_like(middle, 20.0)
+    torch.testing.assert_close(head.margin_target(middle, low), additive_angular(middle, 0.4))
+    torch.testing.assert_close(head.margin_target(middle, mean), middle - 0.4)
+
+
+def test_adaface_learns_the_lengths_it_sees_without_a_gradient_through_them() -> None:
+    head = AdaFace(3, 4, margin=0.4)
+    embeddings = torch.tensor([[3.0, 0, 0, 0], [0, 5.0, 0, 0]], requires_grad=True)
+    head(embeddings, torch.tensor([0, 1])).backward()
+    assert float(head.mean) == pytest.approx(0.99 * 20 + 0.01 * 4)
+    assert float(head.deviation) == pytest.approx(0.99 * 100 + 0.01 * math.sqrt(2))
+    assert {"mean", "deviation"} <= set(head.state_dict())
+    along = (embeddings.grad * embeddings.detach()).sum(1)  # the loss does not depend on a length directly
+    torch.testing.assert_close(along, torch.zeros(2), atol=1e-5, rtol=0)
+    before = float(head.mean)
+    head.eval()(embeddings.detach(), torch.tensor([0, 1]))
+    assert float(head.mean) == before
 
 
 def test_curricular_with_zero_t_differs_from_arcface_on_hard_negatives_only() -> None:

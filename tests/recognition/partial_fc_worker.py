@@ -1,0 +1,71 @@
+"""One rank of the test of the class-parallel head: ``python partial_fc_worker.py RANK RANKS FOLDER``.
+
+Reads ``FOLDER/input.pt``, writes ``FOLDER/rank-RANK.pt``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+
+from facekd.recognition.margins import MARGIN_HEADS
+from facekd.recognition.partial_fc import PartialFC
+
+
+def steps(name: str, given: dict, rank: int) -> dict:
+    """Two steps of a head without an optimiser: the second sees statistics that the first has moved."""
+    head = PartialFC(partial(MARGIN_HEADS[name], scale=16.0), *given["centres"].shape, averaged=False)
+    head.set_centres(given["centres"])
+    losses, gradients = [], []
+    for embeddings, labels in given["batches"]:
+        mine = embeddings.chunk(2)[rank].clone().requires_grad_()
+        head.zero_grad()
+        loss = head(mine, labels.chunk(2)[rank])
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append((mine.grad, head.head.weight.grad.clone()))
+    buffers = {key: value.clone() for key, value in head.head.named_buffers()}
+    return {"losses": losses, "gradients": gradients, "buffers": buffers, "centres": head.all_centres()}
+
+
+def data_parallel(given: dict, rank: int) -> torch.Tensor:
+    """The gradient of a backbone's weights under DistributedDataParallel."""
+    backbone = nn.Linear(6, 6, bias=False)
+    with torch.no_grad():
+        backbone.weight.copy_(given["backbone"])
+    parallel = nn.parallel.DistributedDataParallel(backbone)
+    head = PartialFC(partial(MARGIN_HEADS["curricularface"], scale=16.0), *given["centres"].shape)
+    head.set_centres(given["centres"])
+    embeddings, labels = given["batches"][0]
+    head(parallel(embeddings.chunk(2)[rank]), labels.chunk(2)[rank]).backward()
+    return backbone.weight.grad
+
+
+def sampled(given: dict, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss over sampled classes, and which of all classes this rank drew."""
+    head = PartialFC(partial(MARGIN_HEADS["arcface"], scale=16.0), *given["centres"].shape, sample_rate=0.4)
+    head.set_centres(given["centres"])
+    embeddings, labels = given["batches"][1]
+    loss = head(embeddings.chunk(2)[rank], labels.chunk(2)[rank])
+    head.draws.zero_()
+    return loss.detach(), head._sample(labels) + head.first
+
+
+def main() -> None:
+    rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    given = torch.load(folder / "input.pt")
+    result = {name: steps(name, given, rank) for name in MARGIN_HEADS}
+    result["data_parallel"] = data_parallel(given, rank)
+    result["sampled"] = sampled(given, rank)
+    torch.save(result, folder / f"rank-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

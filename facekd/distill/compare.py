@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from facekd.distill.opening import build_network, open_teacher, teacher_taps
-from facekd.distill.settings import DistillSettings, TeacherFile
+from facekd.distill.opening import build_network, file_teacher, made_teachers, on_disk
+from facekd.distill.settings import DistillSettings, TeacherFile, Term, check_members
 from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
-from facekd.distill.teachers import EmaTeacher, Teacher
+from facekd.distill.teachers import Teacher
 from facekd.engine.loop import fit
 from facekd.engine.settings import Section
 from facekd.errors import ConfigError
@@ -78,7 +78,17 @@ class Comparison(Section):
             raise ValueError(f"rows need different names ({ALONE!r} is the student without a teacher), got {names[1:]}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the same seed twice says nothing: {list(self.seeds)}")
+        check_members(self.teachers)
+        for entry in self.methods:
+            for term in entry.terms:
+                if term.source and self.teachers and term.source not in self.teachers:
+                    raise ValueError(f"{entry.name}: no teacher {term.source!r}; there are {', '.join(self.teachers)}")
         return self
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Those of all rows."""
+        return tuple(term for entry in self.methods for term in entry.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +155,10 @@ def open_teachers(
         raise ConfigError(f"the comparison has no teacher {sorted(unknown)}; it has {sorted(recipe.teachers)}")
     teachers: dict[str, Teacher] = stage.teachers()
     files: dict[str, Path] = {}
-    terms = [term for entry in recipe.methods for term in entry.terms]
-    for name, settings in recipe.teachers.items():
-        if settings.kind == "ema":
-            continue  # made anew for each run, from its student
+    for name in on_disk(recipe):
+        settings = recipe.teachers[name]
         path = given.get(name, settings.file)
-        teachers[name] = open_teacher(name, settings, stage.architectures, teacher_taps(name, terms), path)
+        teachers[name] = file_teacher(name, recipe, stage.architectures, path)
         if path is not None and path.suffix == ".onnx" and settings.mean == 0.0 and settings.scale == 1.0:
             files[name] = path
     return teachers, files
@@ -204,14 +212,9 @@ def make_task(
     named = recipe.student
     student = build_network(stage.architectures, named.architecture, named.options) if named.architecture else None
     base = stage.task(seed, student)
+    available = {**teachers, **made_teachers(recipe, base.student, stage.architectures, teachers)}
     used = {term.source for term in entry.terms}
-    own = {
-        name: EmaTeacher(base.student, settings.decay)
-        for name, settings in recipe.teachers.items()
-        if settings.kind == "ema" and name in used
-    }
-    available: dict[str, Teacher] = {**teachers, **own}
-    chosen = {name: available[name] for name in available if name in used} if used - {""} else dict(available)
+    chosen = {name: available[name] for name in available if name in used} if used - {""} else available
     return DistilledTask(base, chosen, entry, stage.centres() if _needs_centres(entry) else None, seed)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from facekd.distill.settings import DistillSettings, TeacherFile, Term
 from facekd.distill.task import DistilledTask
-from facekd.distill.teachers import EmaTeacher, OnnxTeacher, Teacher, TorchTeacher
+from facekd.distill.teachers import EmaTeacher, OnlineTeacher, OnnxTeacher, Teacher, TeacherEnsemble, TorchTeacher
 from facekd.engine.export import load_onnx_weights
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -65,6 +65,44 @@ def open_teacher(
     return TorchTeacher(network)
 
 
+class _Named(Protocol):
+    """A recipe's part with teachers; see `DistillSettings`."""
+
+    @property
+    def teachers(self) -> Mapping[str, TeacherFile]: ...
+
+    @property
+    def terms(self) -> Sequence[Term]: ...
+
+
+def on_disk(settings: _Named) -> list[str]:
+    """Names of the teachers with files."""
+    return [name for name, item in settings.teachers.items() if item.kind == "file"]
+
+
+def file_teacher(name: str, settings: _Named, architectures: Architectures, file: Path | None = None) -> Teacher:
+    """One of `on_disk`, with what the terms tap of it exposed."""
+    taps = teacher_taps(name, settings.terms)
+    return open_teacher(name, settings.teachers[name], architectures, taps, file)
+
+
+def made_teachers(
+    settings: _Named, student: nn.Module, architectures: Architectures, opened: Mapping[str, Teacher]
+) -> dict[str, Teacher]:
+    """The teachers that are made for a run: averages, networks trained beside the student, ensembles."""
+    made: dict[str, Teacher] = {}
+    for name, item in settings.teachers.items():
+        if item.kind == "ema":
+            made[name] = EmaTeacher(student, item.decay)
+        elif item.kind == "online":
+            made[name] = OnlineTeacher(build_network(architectures, item.architecture, item.options))
+    for name, item in settings.teachers.items():
+        if item.kind == "ensemble":
+            known = {**opened, **made}
+            made[name] = TeacherEnsemble([known[member] for member in item.members], item.weights)
+    return made
+
+
 def distil(
     base: Task,
     settings: DistillSettings,
@@ -88,11 +126,11 @@ def distil(
     """
     if not settings.terms:
         return base
-    teachers: dict[str, Teacher] = dict(stored or {})
-    for name, item in settings.teachers.items():
-        teachers[name] = (
-            EmaTeacher(base.student, item.decay)
-            if item.kind == "ema"
-            else open_teacher(name, item, architectures, teacher_taps(name, settings.terms))
-        )
+    opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings)}
+    teachers = {**(stored or {}), **opened, **made_teachers(settings, base.student, architectures, opened)}
+    used = {term.source for term in settings.terms}
+    if "" not in used:  # members of an ensemble need not answer for themselves
+        teachers = {name: teacher for name, teacher in teachers.items() if name in used}
+    elif len(settings.teachers) == 1:
+        teachers = {name: teachers[name] for name in settings.teachers}
     return DistilledTask(base, teachers, settings, centres, seed, extras)

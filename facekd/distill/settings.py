@@ -69,31 +69,48 @@ class Term(Section):
 
 
 class TeacherFile(Section):
-    """A teacher on disk, or one that the student makes itself.
+    """A teacher on disk, one that the student makes itself, one trained beside it, or several as one.
 
     Attributes:
-        kind: `file` for the file below, `ema` for the student's own average.
+        kind: `file` for the file below; `ema` for the student's own average; `online` for an architecture that is
+            trained beside the student on the labels, from noise; `ensemble` for the members' mixed class probabilities.
         file: an .onnx or .safetensors file.
         architecture: name of our network whose weights the file holds, so that any layer can be tapped; without it an
             .onnx file runs as it is (its outputs, and values inside the graph by name).
         options: arguments of that architecture.
         mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
         decay: of `ema`.
+        members: names of the teachers of an `ensemble`.
+        weights: one >= 0 a member, or "confidence".
     """
 
-    kind: Literal["file", "ema"] = "file"
+    kind: Literal["file", "ema", "online", "ensemble"] = "file"
     file: Path | None = None
     architecture: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     mean: float = 0.0
     scale: float = 1.0
     decay: float = Field(default=0.999, ge=0, lt=1)
+    members: tuple[str, ...] = ()
+    weights: Literal["confidence"] | tuple[float, ...] = "confidence"
 
     @model_validator(mode="after")
-    def _has_a_file(self) -> TeacherFile:
+    def _has_what_its_kind_needs(self) -> TeacherFile:
         if (self.kind == "file") != (self.file is not None):
-            raise ValueError("a teacher of kind 'file' needs file = PATH, and 'ema' takes none")
+            raise ValueError(f"kind 'file' needs file = PATH, the others take none; got {self.kind!r} and {self.file}")
+        if self.kind == "online" and not self.architecture:
+            raise ValueError("kind 'online' needs architecture = NAME")
+        if (self.kind == "ensemble") != bool(self.members):
+            raise ValueError("kind 'ensemble' needs members = [NAMES], the others take none")
         return self
+
+
+def check_members(teachers: dict[str, TeacherFile]) -> None:
+    """Raise ValueError where an ensemble names what is no teacher, or is no ensemble's to have."""
+    for name, item in teachers.items():
+        for member in item.members:
+            if member not in teachers or teachers[member].kind in ("ensemble", "online"):
+                raise ValueError(f"ensemble {name!r}: {member!r} is no teacher on disk and no average")
 
 
 class MixSettings(Section):
@@ -134,6 +151,7 @@ class DistillSettings(Section):
         for term in self.terms:
             if term.source and self.teachers and term.source not in self.teachers:
                 raise ValueError(f"{term.label}: no teacher {term.source!r}; there are {', '.join(self.teachers)}")
+        check_members(self.teachers)
         return self
 
 

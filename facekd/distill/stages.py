@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -126,7 +127,9 @@ class EmbedderStage:
         if not recipe.margin.weight:
             raise ConfigError("the student alone learns from its margin loss: margin.weight must be above 0")
         folders = recipe.data.folders
-        judged = [folder for folder in folders if ",test," in (folder / "faces.csv").read_text(encoding="utf-8")]
+        judged = [folder for folder in folders if {"val", "test"} <= _splits(folder)]
+        if not judged:
+            raise ConfigError("none of the data folders has the splits val and test: there is nothing to judge by")
         self._train = read_faces(folders, "train", teacher=recipe.distill.teacher)
         self._val = read_faces(judged, "val", labelled_only=True)
         self._test = read_faces(judged, "test", labelled_only=True)
@@ -181,13 +184,18 @@ class EmbedderStage:
         return figures
 
 
+def _splits(folder: Path) -> set[str]:
+    with (folder / "faces.csv").open(newline="", encoding="utf-8") as stream:
+        return {row.get("split", "") for row in csv.DictReader(stream)}
+
+
 class _OnnxEmbedder:
     """An exported embedder on crops; a stranger's file brings no record, so facekd's preprocessing is assumed."""
 
     def __init__(self, weights: Path) -> None:
         self._session = open_session(weights.read_bytes())
 
-    def embed(self, crops: np.ndarray) -> np.ndarray:
+    def embed(self, crops: Any) -> np.ndarray:
         from facekd.recognition.preprocessing import ALIGNED_CROP
 
         parts = []

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from facekd.distill.distiller import Distiller
 from facekd.distill.mixing import Mixture, cutmix, mixup
 from facekd.distill.settings import DistillSettings
-from facekd.distill.taps import INPUT, watch
-from facekd.distill.teachers import Teacher
+from facekd.distill.taps import INPUT, OUTPUT, watch
+from facekd.distill.teachers import OnlineTeacher, Teacher
 from facekd.distill.views import strong_view
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -114,10 +114,23 @@ class DistilledTask:
                 answers.setdefault(teacher, {})[tap] = value
         if self._extras is not None:
             named |= self._extras(seen[INPUT])
-        distilled, _ = self.distiller.terms(
+        distilled, given = self.distiller.terms(
             seen, named.get("teacher_crops"), progress=progress, step=step, extras=named, answers=answers
         )
-        return terms | distilled
+        return terms | distilled | self._own_losses_of_teachers(given, named)
+
+    def _own_losses_of_teachers(
+        self, given: Mapping[str, Mapping[str, Tensor]], named: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """What teachers that are trained beside the student learn from: the labels alone."""
+        terms = {}
+        for name, teacher in self.distiller.moving.items():
+            if isinstance(teacher, OnlineTeacher) and name in given:
+                if "labels" not in named or OUTPUT not in given[name]:
+                    raise ConfigError(f"the online teacher {name!r} learns class scores: tap its 'output', with labels")
+                target = named["labels"].float() if named["labels"].is_floating_point() else named["labels"]
+                terms[f"teacher/{name}"] = F.cross_entropy(given[name][OUTPUT].float(), target)
+        return terms
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """The base task's judgement."""

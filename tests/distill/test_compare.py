@@ -214,6 +214,36 @@ def test_stage_one_learns_features_only(table) -> None:
     assert early["distill/mgd"].item() > 0.0
 
 
+def test_ensembles_and_online_teachers_are_a_recipes_too(tmp_path: Path, table, teacher) -> None:
+    torch.manual_seed(11)
+    second = write(small(6), tmp_path / "second.onnx")
+    teachers = {
+        "large": {"file": str(teacher)},
+        "second": {"file": str(second), "architecture": "small", "options": {"width": 6}},
+        "both": {"kind": "ensemble", "members": ["large", "second"]},
+        "peer": {"kind": "online", "architecture": "small", "options": {"width": 6}},
+    }
+    methods = [{"name": name, "terms": [{"method": "kl", "source": name}]} for name in ("both", "peer")]
+    recipe, stage = Comparison.model_validate(table | {"teachers": teachers, "methods": methods}), Stage()
+    fixed, files = open_teachers(recipe, stage, {})
+    assert set(fixed) == set(files) == {"large", "second"}
+    ensemble, online = (make_task(recipe, entry, stage, fixed, 0) for entry in recipe.methods)
+    assert set(ensemble.losses(ensemble.batch(0), 0, 0.0)) == {"label", "distill/kl"}
+    terms = online.losses(online.batch(0), 0, 0.0)
+    assert set(terms) == {"label", "distill/kl", "teacher/peer"}
+    peer = online.distiller.moving["peer"].network
+    (terms["label"] + terms["distill/kl"]).backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in peer.parameters())
+    online.student.zero_grad(set_to_none=True)
+    terms["teacher/peer"].backward()
+    assert all(parameter.grad is not None for parameter in peer.parameters())
+    assert all(parameter.grad is None for parameter in online.student.parameters())
+    same = distil(
+        Task(0, None), DistillSettings(teachers=recipe.teachers, terms=recipe.methods[0].terms), {"small": small}
+    )
+    assert set(same.losses(same.batch(0), 0, 0.0)) == {"label", "distill/kl"}
+
+
 def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
     recipe = Comparison.model_validate(table | {"seeds": [0], "methods": table["methods"][:1]})
     with pytest.raises(ConfigError, match="not minutes"):
@@ -241,6 +271,10 @@ def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
         ({"methods": [{"name": "alone"}]}, "different names"),
         ({"methods": [{"name": "a b"}, {"name": "A-B"}]}, "different names"),
         ({"method": []}, "method"),
+        ({"teachers": {"e": {"kind": "ensemble", "members": ["x", "y"]}}}, "'x' is no teacher"),
+        ({"teachers": {"e": {"kind": "ensemble"}}}, "needs members"),
+        ({"teachers": {"o": {"kind": "online"}}}, "needs architecture"),
+        ({"teachers": {"other": {"kind": "ema"}}}, "no teacher 'large'"),
     ],
 )
 def test_faults_of_a_comparison_are_named(table, change, message: str) -> None:

@@ -274,7 +274,7 @@ def test_faults_of_a_recipe_are_named_when_it_is_built(student, teacher, picture
         ({"terms": [{"method": "similarity", "sample_weights": "confidence"}]}, "takes no sample weights"),
         ({"terms": [{"method": "kl", "source": "x"}], "teachers": {"y": {"file": "t.onnx"}}}, "no teacher 'x'"),
         ({"teachers": {"y": {}}}, "needs file"),
-        ({"teachers": {"y": {"kind": "ema", "file": "t.onnx"}}}, "takes none"),
+        ({"teachers": {"y": {"kind": "ema", "file": "t.onnx"}}}, "take none"),
         ({"terms": [{"method": "kl", "wieght": 2}]}, "wieght"),
     ],
 )

@@ -1,0 +1,102 @@
+"""The comparison on embedders: stored teacher answers reach every method of the packaged recipe; one judge."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from facekd.distill.compare import Comparison, Entry, make_task
+from facekd.distill.settings import Term
+from facekd.distill.stages import EmbedderStage, open_stage
+from facekd.engine.settings import find_recipe, parse_recipe, read_toml
+from facekd.errors import ConfigError
+
+RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four people with four crops in each split, a few of nobody, and made-up teacher embeddings."""
+    folder = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    rows, embeddings = [], []
+    with zipfile.ZipFile(folder / "crops.zip", "w") as archive:
+        for split in ("train", "val", "test"):
+            for number in range(20):
+                person = number % 5
+                crop = rng.integers(0, 60, (112, 112, 3), dtype=np.uint8)
+                crop[20 * person : 20 * person + 20] += 150
+                name = f"{split}-{number}.png"
+                archive.writestr(name, cv2.imencode(".png", crop)[1].tobytes())
+                rows.append(("crops.zip", name, f"{split}{person}" if person < 4 else "", split))
+                vector = np.eye(12)[person] + 0.2 * rng.normal(size=12)
+                embeddings.append(vector / np.linalg.norm(vector))
+    with (folder / "faces.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("shard", "file", "identity", "split"), *rows])
+    np.save(folder / "teacher_sface.npy", np.array(embeddings, np.float16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Comparison:
+    path = RECIPES / "compare-embedder.toml"
+    return parse_recipe(Comparison, read_toml(path), path)
+
+
+@pytest.fixture(scope="module")
+def stage(faces: Path, recipe: Comparison) -> EmbedderStage:
+    small = [
+        "data.batch=8",
+        "network.dimension=16",
+        "network.options={ widths = [16, 16, 16, 16], blocks = [0, 1, 1, 1] }",
+    ]
+    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, *small])
+    table["data"]["folders"] = [str(faces)]
+    opened = open_stage(table, RECIPES)
+    assert isinstance(opened, EmbedderStage)
+    return opened
+
+
+def test_alone_learns_from_labels_and_every_method_from_the_stored_answers(stage, recipe) -> None:
+    teachers = stage.teachers()
+    alone = make_task(recipe, Entry(name="alone"), stage, teachers, 0)
+    assert set(alone.losses(alone.batch(0), 0, 0.9)) == {"margin"}
+    faces_methods = [
+        Entry(name=method, terms=(Term(method=method),))
+        for method in ("ekd", "margin-distillation", "centres", "angular")
+    ]
+    for entry in (*recipe.methods, *faces_methods):
+        task = make_task(recipe, entry, stage, teachers, 0)
+        terms = task.losses(task.batch(0), 0, 0.9)
+        assert {"margin", *(f"distill/{term.label}" for term in entry.terms)} == set(terms), entry.name
+        sum(terms.values()).backward()
+        gradient = task.student.stem[0].weight.grad
+        assert torch.isfinite(gradient).all()
+        assert gradient.any(), entry.name
+    centres = stage.centres()
+    assert centres.shape == (4, 12)
+
+
+def test_the_judge_gives_true_accept_rates_of_the_test_people(stage, recipe, tmp_path: Path) -> None:
+    task = make_task(recipe, recipe.methods[0], stage, stage.teachers(), 0)
+    task.export(task.student, tmp_path / "student.onnx")
+    figures = stage.judge(tmp_path / "student.onnx")
+    assert tuple(figures) == stage.figures == ("tar_1e-3", "tar_1e-4")
+    assert all(0.0 <= value <= 1.0 for value in figures.values())
+
+
+def test_what_cannot_be_compared_is_refused(stage, faces: Path) -> None:
+    with pytest.raises(ConfigError, match=r"network\.backbone"):
+        stage.task(0, torch.nn.Identity())
+    table = read_toml(find_recipe("embedder-dense"), ["margin.weight=0"])
+    table["data"]["folders"] = [str(faces)]
+    with pytest.raises(ConfigError, match=r"margin\.weight must be above 0"):
+        open_stage(table, RECIPES)
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        open_stage({"kind": "detector"}, RECIPES)

@@ -29,6 +29,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tables.append(
             f'[models.{name}]\ntask = "{task}"\nfile = "{name}.onnx"\nsha256 = "{digest}"\n'
             f"[models.{name}.preprocessing]\nmean = [0, 0, 0]\nscale = [1, 1, 1]\nwidth = 112\nheight = 112\n"
+            'template = "arcface-112"\n'
             f'[models.{name}.card]\nrecipe = "tiny.toml"\nparameters = 1234\nfigures = {{ accuracy = 0.5 }}\n'
         )
     (tmp_path / "manifest.toml").write_text('[defaults]\nmask = "good"\n' + "".join(tables))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from facekd.errors import ConfigError, EnrolmentRefused, ImageError
-from facekd.gallery.gallery import Gallery, Warned
+from facekd.gallery.admission import Warned
+from facekd.gallery.gallery import Gallery
 from facekd.gallery.policy import WARNINGS, EnrolmentPolicy, FaceLike
 from facekd.gallery.records import check_name
 from facekd.images import ImageSource, list_images

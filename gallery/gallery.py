@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from facekd.errors import ConfigError, EnrolmentRefused, GalleryError
+from facekd.errors import ConfigError, GalleryError
 from facekd.gallery import audit
+from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
 from facekd.gallery.live import LiveIndex
-from facekd.gallery.policy import EnrolmentPolicy, FaceLike, refusal
+from facekd.gallery.policy import EnrolmentPolicy, FaceLike
 from facekd.gallery.records import (
-    NewTemplate,
     Person,
     Removal,
     StoredTemplate,
@@ -41,38 +40,12 @@ if TYPE_CHECKING:
 DIMENSION = 512
 GALLERY_VARIABLE = "FACEKD_GALLERY"
 
-VACUUM_BYTES = 256 * 2**20
-"""Galleries up to this size are rewritten after a removal (a second or so); larger ones by ``facekd gallery check``."""
+VACUUM_BYTES = 32 * 2**20
+"""Galleries up to this size (13 thousand templates) are rewritten after each removal, in a fraction of a second. That
+keeps other writers out meanwhile, so larger ones are rewritten by ``facekd gallery check`` in a quiet hour."""
 
 Probe = FaceLike | npt.NDArray[np.float32]
 Clock = Callable[[], datetime]
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """Something told about a face that was enrolled all the same.
-
-    Attributes:
-        position: which of the faces handed in.
-        code: a key of :data:`facekd.gallery.policy.WARNINGS`.
-        other: for ``belongs-to-other``, the name under which the face is enrolled already.
-        score: the cosine that gave rise to it, where one did.
-    """
-
-    position: int
-    code: str
-    other: str | None = None
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """What :meth:`Gallery.enrol` did, by position among the faces handed in."""
-
-    person: str
-    enrolled: tuple[int, ...]
-    refused: tuple[tuple[int, EnrolmentRefused], ...]
-    warnings: tuple[Warned, ...]
 
 
 class Gallery:
@@ -205,7 +178,7 @@ class Gallery:
     def enrol(
         self,
         person: str,
-        faces: Sequence[FaceLike | NewTemplate | npt.NDArray[np.float32]],
+        faces: Sequence[AnyTemplate],
         *,
         policy: EnrolmentPolicy | None = None,
     ) -> Enrolment:
@@ -224,48 +197,23 @@ class Gallery:
         Raises:
             ConfigError: the name or an embedding is not valid; nothing was stored.
         """
-        policy = policy or self.policy
         name = check_name(person)
-        refused: list[tuple[int, EnrolmentRefused]] = []
-        warnings: list[Warned] = []
-        accepted: list[tuple[int, NewTemplate]] = []
-        for position, face in enumerate(faces):
-            try:
-                template, codes = self._admit(face, policy)
-            except EnrolmentRefused as error:
-                refused.append((position, error))
-            else:
-                accepted.append((position, template))
-                warnings.extend(Warned(position, code) for code in codes)
+        admission = Admission(policy or self.policy, self.dimension)
+        admission.look(faces)
         with self._store.writing():
             self._live.refresh()
             known = self._store.person(name)
-            own = [template.embedding for template in self._store.templates_of(known.number)] if known else []
-            kept: list[tuple[int, NewTemplate]] = []
-            for position, template in accepted:
-                likeness = np.array(own, np.float32).reshape(-1, self.dimension) @ template.embedding
-                if len(own) and likeness.max() >= policy.same_photograph_cosine:
-                    refused.append((position, refusal("already-enrolled")))
-                elif len(own) >= policy.max_templates:
-                    refused.append((position, refusal("template-limit", f"the limit is {policy.max_templates}")))
-                else:
-                    if len(own) and likeness.max() < policy.unlike_cosine:
-                        warnings.append(Warned(position, "unlike-others", score=float(likeness.max())))
-                    kept.append((position, template))
-                    own.append(template.embedding)
-            warnings.extend(self._second_names(kept, name, policy))
-            if kept:
+            admission.compare(
+                [template.embedding for template in self._store.templates_of(known.number)] if known else []
+            )
+            if templates := admission.templates:
+                nearest = self._live.candidates(np.stack([template.embedding for template in templates]))
+                admission.note_second_names(name, nearest, self.same_person_cosine(policy))
                 now = self.now()
                 number = known.number if known else self._store.add_person(name, now)
-                self._store.add_templates(number, [template for _, template in kept], now)
-                audit.append(self._store, now, "enrol", {"person": number, "templates": len(kept)})
-        enrolled = tuple(position for position, _ in kept)
-        told = tuple(
-            sorted(
-                (warning for warning in warnings if warning.position in enrolled), key=lambda warning: warning.position
-            )
-        )
-        return Enrolment(name, enrolled, tuple(sorted(refused, key=lambda item: item[0])), told)
+                self._store.add_templates(number, templates, now)
+                audit.append(self._store, now, "enrol", {"person": number, "templates": len(templates)})
+        return admission.result(name)
 
     def enrol_photographs(
         self,
@@ -422,36 +370,9 @@ class Gallery:
             raise UnknownPerson(f"nobody named {name!r} is enrolled: see `facekd people list`")
         return known
 
-    def _admit(
-        self, face: FaceLike | NewTemplate | npt.NDArray[np.float32], policy: EnrolmentPolicy
-    ) -> tuple[NewTemplate, tuple[str, ...]]:
-        if isinstance(face, NewTemplate):
-            check_templates(face.embedding, self.dimension)
-            return face, ()
-        if isinstance(face, np.ndarray):
-            return NewTemplate(check_templates(face, self.dimension)[0]), ()
-        codes = policy.check(face)
-        (embedding,) = check_templates(face.embedding, self.dimension)
-        crop = np.asarray(face.crop) if policy.keep_crops else None
-        return NewTemplate(embedding, float(face.quality.score), face.mask.status, crop), codes
-
     def _embeddings(self, probes: Sequence[Probe]) -> Templates:
         rows = [probe if isinstance(probe, np.ndarray) else probe.embedding for probe in probes]
         return np.concatenate([check_templates(row, self.dimension) for row in rows])
-
-    def _second_names(
-        self, templates: Sequence[tuple[int, NewTemplate]], name: str, policy: EnrolmentPolicy
-    ) -> list[Warned]:
-        if not templates or not len(self._live):
-            return []
-        threshold = self.same_person_cosine(policy)
-        told = []
-        found = self._live.candidates(np.stack([template.embedding for _, template in templates]))
-        for (position, _), people in zip(templates, found, strict=True):
-            others = [candidate for candidate in people if candidate.person != name]
-            if others and others[0].score >= threshold:
-                told.append(Warned(position, "belongs-to-other", others[0].person, others[0].score))
-        return told
 
 
 def default_path() -> Path:

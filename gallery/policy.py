@@ -145,7 +145,7 @@ class EnrolmentPolicy:
             return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))[which - 1]
         company = [face for face in faces if _side(face) >= self.background * _side(largest)]
         if len(company) > 1:
-            raise refusal("several-faces", f"there are {len(company)} faces")
+            raise refusal("several-faces", f"{len(company)} were found")
         return largest
 
     def check(self, face: FaceLike) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class EnrolmentPolicy:
             EnrolmentRefused: with one of the codes of :data:`REASONS`.
         """
         if _side(face) < self.min_face_px:
-            raise refusal("too-small", f"the face is {_side(face):.0f} px wide, wanted {self.min_face_px:.0f}")
+            raise refusal("too-small", f"its shorter side has {_side(face):.0f} px, wanted {self.min_face_px:.0f}")
         for reason in face.quality.reasons:
             if reason in self.refuse:
                 raise refusal(reason)
@@ -170,7 +170,7 @@ class EnrolmentPolicy:
 def refusal(reason: str, detail: str = "") -> EnrolmentRefused:
     """The error for a reason code: what is wrong, and what to do."""
     words = REASONS.get(reason) or f"the face is {reason}: use another photograph"
-    return EnrolmentRefused(f"{detail}; {words}" if detail else words, reason)
+    return EnrolmentRefused(f"{words} ({detail})" if detail else words, reason)
 
 
 def _side(face: FaceLike) -> float:

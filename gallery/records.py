@@ -81,8 +81,9 @@ class Removal:
     Attributes:
         person: the name that is gone.
         templates: how many templates went with it.
-        erased: True when no file of the gallery holds their bytes any more. False while another process is
-            reading an older state: the next change or ``facekd gallery check`` finishes the job.
+        erased: True when no file of the gallery holds their bytes any more. False while another process is reading
+            an older state or writing, and in a gallery too large to be rewritten each time: the records themselves
+            are overwritten, and ``facekd gallery check`` finishes the job.
     """
 
     person: str

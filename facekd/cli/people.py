@@ -60,7 +60,9 @@ def remove(
     with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         removal = opened.remove_templates(name, template) if template else opened.remove(name)
         if not removal.erased:
-            output.warn("its bytes may linger until other processes let go: run `facekd gallery check` later")
+            output.warn(
+                "copies of its bytes may linger (large gallery, or in use): run `facekd gallery check` in a quiet hour"
+            )
         answer = {"removed": removal.person, "templates": removal.templates, "erased": removal.erased}
         whole = f"{removal.person} is removed" if not template else f"removed from {removal.person}"
         output.result(answer, text=f"{whole}: {removal.templates} templates")

@@ -23,7 +23,7 @@ def test_no_face_is_refused():
 def test_several_faces_are_refused_unless_told_which(face):
     middle, right, left = (face(box=_box(left, side)) for left, side in ((200, 100), (400, 120), (0, 90)))
     policy = EnrolmentPolicy()
-    with pytest.raises(EnrolmentRefused, match="3 faces") as caught:
+    with pytest.raises(EnrolmentRefused, match="3 were found") as caught:
         policy.choose([middle, right, left])
     assert caught.value.reason == "several-faces"
     assert policy.choose([middle, right, left], "largest") is right

@@ -17,7 +17,7 @@ from facekd.gallery.maintenance import check
 CONTRACT = "0123456789abcdef"
 DIMENSION = 128
 SECONDS = float(os.environ.get("FACEKD_TEST_SECONDS", "3"))
-"""60 for the long form that the gallery was released with."""
+"""60 for the long form."""
 
 
 def _unit(seed: int) -> np.ndarray:

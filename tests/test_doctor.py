@@ -69,7 +69,7 @@ def test_a_missing_model_is_a_problem_and_an_uncalibrated_embedder_is_told(empty
     (empty_zoo / "manifest.toml").write_text(
         '[defaults]\nembedder = "gone"\n[models.gone]\ntask = "embedder"\nfile = "gone.onnx"\n'
         f'sha256 = "{"0" * 64}"\n[models.gone.preprocessing]\nmean = [0, 0, 0]\nscale = [1, 1, 1]\n'
-        "width = 112\nheight = 112\n"
+        'width = 112\nheight = 112\ntemplate = "arcface-112"\n'
     )
     report = doctor.examine(tmp_path / "none.db")
     assert [model["verified"] for model in report["models"]] == [False]

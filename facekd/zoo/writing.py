@@ -135,7 +135,7 @@ def read_calibration(path: Path) -> Calibration:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as TOML; reading it again gives an equal one."""
-    lines = [_HEADER, *_table(("defaults",), dict(manifest.defaults))]
+    lines = [_HEADER, *_table(("defaults",), {str(task): name for task, name in manifest.defaults.items()})]
     for name, record in manifest.models.items():
         entry = {key: value for key, value in _plain(record).items() if key != "name"}
         lines += ["", *_table(("models", name), entry)]

@@ -19,10 +19,10 @@ from facekd.detection.detector import Detection, Detector
 from facekd.errors import DataError, ImageError
 from facekd.images import list_images, load_image
 from facekd.recognition.align import align_face
+from facekd.recognition.data.identity_folders import identity_of
 
 COLUMNS = ("shard", "file", "identity", "split", "source", "age", "gender", "ethnicity", "box_width", "sharpness")
 SHARD_BYTES = 54 << 20
-UNLABELLED = "_unlabelled"  # photographs in a folder of this name, or in no folder, have no identity
 
 Teacher = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -97,7 +97,7 @@ def prepare(
     with _Shards(out, settings.quality) as shards:
         for path in progress(photographs):
             relative = path.relative_to(folder)
-            identity = relative.parts[0] if len(relative.parts) > 1 and relative.parts[0] != UNLABELLED else ""
+            identity = identity_of(relative)
             try:
                 image = load_image(path)
             except ImageError as error:

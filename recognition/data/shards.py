@@ -13,29 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.images import load_image
+from facekd.recognition.data.encoded import CROP, Crops, as_crop
 
 TABLE = "faces.csv"
-CROP = 112
 
 
 @dataclass(frozen=True, slots=True)
 class FaceSet:
-    """Crops of one split, decoded.
+    """Crops of one split.
 
     Attributes:
-        crops: (N, 112, 112, 3) uint8 RGB.
+        crops: (N, 112, 112, 3) uint8 RGB, decoded or decoding when indexed.
         labels: (N,) int64 index into ``people``; -1 where nobody knows who it is.
         people: names of the identities, sorted.
         teacher: (N, T) float32 unit-length embeddings of another network, or None.
     """
 
-    crops: NDArray[np.uint8]
+    crops: Crops
     labels: NDArray[np.int64]
     people: tuple[str, ...]
     teacher: NDArray[np.float32] | None
@@ -68,7 +67,7 @@ def read_faces(
         chosen = [i for i, row in enumerate(table) if row["split"] == split and (row["identity"] or not labelled_only)]
         rows += [(folder / table[i]["shard"], table[i]["file"], table[i]["identity"]) for i in chosen]
         if teacher is not None:
-            embeddings.append(_read_teacher(folder, teacher, len(table))[chosen])
+            embeddings.append(read_teacher(folder, teacher, len(table))[chosen])
     if not rows:
         raise DataError(f"No crop of split {split!r} in {', '.join(map(str, folders))}")
     people = tuple(sorted({identity for _, _, identity in rows if identity}))
@@ -93,14 +92,19 @@ def _read_table(folder: Path) -> list[dict[str, str]]:
     return table
 
 
-def _read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
+def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
+    """``teacher_NAME.npy`` of a folder: unit-length embeddings (rows, T), one for each crop in order.
+
+    Raises:
+        DataError: the file cannot be read, or has another number of rows.
+    """
     path = folder / f"teacher_{name}.npy"
     try:
         embeddings = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read the teacher's embeddings {path}: {error}") from error
     if embeddings.ndim != 2 or len(embeddings) != rows:
-        raise DataError(f"{path} has shape {embeddings.shape}, but {folder / TABLE} has {rows} rows")
+        raise DataError(f"{path} has shape {embeddings.shape}, but the crops of {folder} have {rows} rows")
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
@@ -110,11 +114,7 @@ def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]
     archives: dict[Path, zipfile.ZipFile] = {}
 
     def fill(index: int, data: bytes) -> None:
-        crop = load_image(data)
-        if crop.shape != (CROP, CROP, 3):
-            crops[index] = cv2.resize(crop, (CROP, CROP), interpolation=cv2.INTER_AREA)
-        else:
-            crops[index] = crop
+        crops[index] = as_crop(load_image(data))
 
     try:
         with ThreadPoolExecutor(threads) as pool:

@@ -22,7 +22,10 @@ from facekd.errors import ConfigError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
 from facekd.recognition.data.augment import Augmentation, augment
-from facekd.recognition.data.shards import FaceSet, read_faces
+from facekd.recognition.data.balanced import BalancedSampler
+from facekd.recognition.data.encoded import Crops
+from facekd.recognition.data.shards import TABLE, FaceSet, read_faces
+from facekd.recognition.data.sources import read_training
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
@@ -55,8 +58,10 @@ class DataSettings(Section):
     """Which crops.
 
     Attributes:
-        folders: folders as ``facekd prepare`` writes them, read as one set.
+        folders: folders as ``facekd prepare`` writes them, read as one set. Beside them, for training only:
+            ``train.rec`` with ``train.idx``, WebDataset tars, or one folder of aligned crops a person.
         labelled_share: least share of a batch that has identities; 0 draws all crops alike.
+        crops_per_person: draw that share person by person, so many crops of each, all people alike; 0 draws crops.
         batch: crops in a batch at the last size; smaller sizes use the same number.
         sizes: ``[share of the schedule, pixels]`` pairs: from that share on, crops have this side. Small crops
             first let a slow machine see several times as many photographs.
@@ -65,6 +70,7 @@ class DataSettings(Section):
 
     folders: tuple[Path, ...] = ()
     labelled_share: Fraction = 0.4
+    crops_per_person: int = Field(default=0, ge=0)
     batch: int = Field(default=64, ge=2)
     sizes: tuple[tuple[Fraction, int], ...] = ((0.0, 112),)
     augmentation: Augmentation = Augmentation()
@@ -98,11 +104,11 @@ class MarginSettings(Section):
         head: which margin.
         weight: of the loss in the sum; 0 switches it off.
         scale: factor on the cosines; the papers' 64 is for tens of thousands of people.
-        margin: radians for CurricularFace and ArcFace, a cosine for CosFace.
+        margin: radians for CurricularFace and ArcFace, a cosine for CosFace, both for AdaFace.
         ramp: ``[start, end]`` shares of the schedule between which the weight rises from 0.
     """
 
-    head: Literal["curricularface", "arcface", "cosface"] = "curricularface"
+    head: Literal["curricularface", "arcface", "cosface", "adaface"] = "curricularface"
     weight: float = Field(default=0.05, ge=0)
     scale: float = Field(default=32.0, gt=0)
     margin: float = Field(default=0.4, ge=0)
@@ -135,6 +141,8 @@ class EmbedderTask:
         self._train = train
         self._val = val
         self._labelled = np.flatnonzero(train.labels >= 0)
+        each = recipe.data.crops_per_person
+        self._balanced = BalancedSampler(train.labels, each) if each and len(self._labelled) else None
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._lock = Lock()  # batches are prepared in background threads
         torch.manual_seed(recipe.training.seed)
@@ -188,7 +196,10 @@ class EmbedderTask:
         numbers, places = np.divmod(np.arange(step * plain, (step + 1) * plain), total)
         orders = {int(number): self._order(int(number)) for number in np.unique(numbers)}
         base = np.array([orders[int(n)][p] for n, p in zip(numbers, places, strict=True)], np.int64)
-        return np.concatenate([base, rng.choice(self._labelled, extra)]) if extra else base
+        if not extra:
+            return base
+        drawn = self._balanced.draw(extra, rng) if self._balanced else rng.choice(self._labelled, extra)
+        return np.concatenate([base, drawn])
 
     def _order(self, number: int) -> NDArray[np.int64]:
         """The order of the crops in one pass over all of them."""
@@ -268,7 +279,7 @@ def _some_of_each(labels: NDArray[np.int64], most: int, rng: np.random.Generator
 
 @torch.no_grad()
 def embed(
-    network: nn.Module, crops: NDArray[np.uint8], preprocessing: Preprocessing = ALIGNED_CROP, batch: int = 128
+    network: nn.Module, crops: Crops, preprocessing: Preprocessing = ALIGNED_CROP, batch: int = 128
 ) -> NDArray[np.float32]:
     """Unit-length embeddings (N, D) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode."""
     training = network.training
@@ -297,7 +308,7 @@ def export_embedder(network: nn.Module, path: Path) -> None:
 def build_task(recipe: Recipe) -> EmbedderTask:
     """Read the data that a recipe names and make its task."""
     distils = recipe.distill.cosine > 0 or recipe.distill.similarity > 0
-    train = read_faces(recipe.data.folders, "train", teacher=recipe.distill.teacher if distils else None)
+    train = read_training(recipe.data.folders, teacher=recipe.distill.teacher if distils else None)
     folders = [folder for folder in recipe.data.folders if _has_split(folder, "val")]
     if not folders:
         raise ConfigError("None of the data folders has a val split: it is what the best weights are chosen by")
@@ -305,4 +316,5 @@ def build_task(recipe: Recipe) -> EmbedderTask:
 
 
 def _has_split(folder: Path, split: str) -> bool:
-    return any(f",{split}," in line for line in (folder / "faces.csv").open(encoding="utf-8"))
+    table = folder / TABLE
+    return table.is_file() and any(f",{split}," in line for line in table.open(encoding="utf-8"))

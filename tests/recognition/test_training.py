@@ -16,6 +16,7 @@ from facekd.errors import ConfigError  # noqa: E402
 from facekd.recognition import mask_train, train  # noqa: E402
 from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.margins import MARGIN_HEADS  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
 
 TINY = {"widths": [16, 16, 16, 16], "blocks": [0, 1, 1, 1]}
@@ -57,6 +58,23 @@ def test_a_pass_sees_every_crop_once() -> None:
     task = train.EmbedderTask(recipe(data={"labelled_share": 0.0}), faces(), faces(seed=1))  # 16 crops, batch 8
     drawn = np.concatenate([task._draw(step, np.random.default_rng(step)) for step in (0, 1)])
     assert sorted(drawn) == list(range(16))
+
+
+def test_people_are_drawn_alike_when_asked_for() -> None:
+    task = train.EmbedderTask(recipe(data={"labelled_share": 0.75, "crops_per_person": 2}), faces(), faces(seed=1))
+    labels = faces().labels
+    for step in range(4):
+        drawn = task._draw(step, np.random.default_rng(step))
+        assert len(drawn) == 8
+        assert np.bincount(labels[drawn[2:]], minlength=3).tolist() == [2, 2, 2]  # after two of any kind
+    a, b = task.batch(1), task.batch(1)
+    assert torch.equal(a["crops"], b["crops"])
+
+
+@pytest.mark.parametrize("head", sorted(MARGIN_HEADS))
+def test_every_margin_head_can_be_named_in_a_recipe(head: str) -> None:
+    task = train.EmbedderTask(recipe(margin={"head": head}), faces(), faces(seed=1))
+    assert type(task.module["head"]) is MARGIN_HEADS[head]
 
 
 def test_every_part_gets_a_gradient_and_the_loss_falls(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -317,4 +318,7 @@ def build_task(recipe: Recipe) -> EmbedderTask:
 
 def _has_split(folder: Path, split: str) -> bool:
     table = folder / TABLE
-    return table.is_file() and any(f",{split}," in line for line in table.open(encoding="utf-8"))
+    if not table.is_file():
+        return False
+    with table.open(newline="", encoding="utf-8") as rows:
+        return any(row.get("split") == split for row in csv.DictReader(rows))

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facekd.bench.timing import measure
+from facekd.engine.complexity import measure_complexity
 from facekd.errors import ModelError
 from facekd.runtime import open_session
 
@@ -36,40 +35,6 @@ class Cost:
     file_bytes: int
     median_ms: float
     peak_mib: float
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Trainable and frozen parameters, without buffers."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-@torch.no_grad()
-def count_multiply_adds(network: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of convolutions and linear layers for the first picture of `example` (1, C, H, W).
-
-    Normalisation folds into convolutions, and activations and sums multiply nothing, so they are not counted, as is
-    usual.
-    """
-    total = 0
-
-    def add(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            taps = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
-            total += output[0].numel() * taps
-        elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
-
-    modes = {module: module.training for module in network.modules()}
-    handles = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    try:
-        network.eval()(example[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return total
 
 
 def file_parameters(path: Path) -> int:
@@ -97,17 +62,16 @@ def measure_costs(
         networks: the torch networks behind them, where known: for multiply-adds and exact parameters.
         rounds: of the clock.
     """
-    known = networks or {}
+    counted = {name: measure_complexity(network, picture.shape[1:]) for name, network in (networks or {}).items()}
     sessions = {name: open_session(path.read_bytes(), threads=1) for name, path in files.items()}
     times = measure(
         {name: (lambda s=session: s.run({s.inputs[0]: picture})) for name, session in sessions.items()},  # type: ignore[misc]
         rounds,
     )
-    example = torch.from_numpy(picture)
     return {
         name: Cost(
-            count_parameters(known[name]) if name in known else file_parameters(path),
-            count_multiply_adds(known[name], example) if name in known else None,
+            counted[name].parameters if name in counted else file_parameters(path),
+            counted[name].multiply_adds if name in counted else None,
             path.stat().st_size,
             times[name].median_ms,
             peak_memory_mib(path, picture.shape),

@@ -22,7 +22,7 @@ from facekd.cli.train import stage_of
 from facekd.detection import train as detection_train
 from facekd.detection.network import RetinaFace
 from facekd.distill.compare import Comparison, compare, make_task, open_teachers, verdict
-from facekd.distill.costs import count_multiply_adds, count_parameters, measure_costs
+from facekd.distill.costs import measure_costs
 from facekd.distill.opening import build_network, distil
 from facekd.distill.report import as_data, as_markdown, plot
 from facekd.distill.settings import DistillSettings
@@ -299,7 +299,7 @@ def test_verdicts_need_more_than_the_spread(alone, distilled, word: str) -> None
 def test_costs_are_measured_and_the_size_is_that_of_the_file(tmp_path: Path, teacher) -> None:
     network = small(8)
     cost = measure_costs({"t": teacher}, np.zeros((1, 3, 8, 8), np.float32), {"t": network}, rounds=3)["t"]
-    assert cost.parameters == count_parameters(network) == 8 * 27 + 8 + 16 + 27
+    assert cost.parameters == 8 * 27 + 8 + 16 + 27
     assert cost.multiply_adds == 3 * 3 * 8 * 27 + 24
     assert cost.file_bytes == teacher.stat().st_size
     assert cost.file_bytes > 2 * 4 * cost.parameters  # names and graph: four bytes a parameter is not the file's size
@@ -308,8 +308,6 @@ def test_costs_are_measured_and_the_size_is_that_of_the_file(tmp_path: Path, tea
     assert network.training
     only_file = measure_costs({"t": teacher}, np.zeros((1, 3, 8, 8), np.float32), rounds=1)["t"]
     assert only_file.multiply_adds is None
-    grouped = nn.Conv2d(4, 4, 3, groups=4, bias=False)
-    assert count_multiply_adds(grouped, torch.zeros(1, 4, 5, 5)) == 9 * 4 * 9
 
 
 @pytest.fixture

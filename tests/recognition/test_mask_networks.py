@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.distill.costs import count_multiply_adds, count_parameters
+from facekd.engine.complexity import measure_complexity
 from facekd.engine.export import export_onnx
 from facekd.recognition.mask_networks import MASK_NETWORKS, MobileNetV3SmallMask, ResNetMask, ShuffleNetV2Mask
 from facekd.runtime import open_session
@@ -23,8 +23,9 @@ from facekd.runtime import open_session
     ],
 )
 def test_parameters_and_multiply_adds_are_the_papers(network, parameters: int, multiply_adds: float) -> None:
-    assert count_parameters(network) == parameters
-    assert count_multiply_adds(network, torch.zeros(1, 3, 224, 224)) == pytest.approx(multiply_adds, rel=0.02)
+    cost = measure_complexity(network, (3, 224, 224))
+    assert cost.parameters == parameters
+    assert cost.multiply_adds == pytest.approx(multiply_adds, rel=0.02)
 
 
 @pytest.mark.parametrize("name", MASK_NETWORKS)
@@ -46,9 +47,8 @@ def test_three_logits_and_the_export_agrees(tmp_path: Path, name: str) -> None:
 
 
 def test_students_are_at_least_five_times_smaller_and_cheaper_than_the_teacher() -> None:
-    example = torch.zeros(1, 3, 112, 112)
-    teacher = MASK_NETWORKS["resnet"]()
+    teacher = measure_complexity(MASK_NETWORKS["resnet"]())
     for name in ("mask_network", "mobilenet_v3_small", "shufflenet_v2"):
-        student = MASK_NETWORKS[name]()
-        assert 5 * count_parameters(student) < count_parameters(teacher), name
-        assert 5 * count_multiply_adds(student, example) < count_multiply_adds(teacher, example), name
+        student = measure_complexity(MASK_NETWORKS[name]())
+        assert 5 * student.parameters < teacher.parameters, name
+        assert 5 * student.multiply_adds < teacher.multiply_adds, name

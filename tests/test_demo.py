@@ -28,7 +28,7 @@ def test_the_shipped_models_pass(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     answer = json.loads(captured.out)
     assert answer["passed"] is True
-    assert len(answer["steps"]) == 9
+    assert len(answer["steps"]) == 10
     assert all(step["what"] in captured.err for step in answer["steps"])
     with Image.open(answer["picture"]) as picture:
         assert picture.height == demo.GROUP_HEIGHT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ _REMEDIES = {
     sqlite3.SQLITE_NOTADB: f"the file is not a gallery, or is damaged: {RESTORE}",
 }
 
-_LATER = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_LATER = _BUSY | {sqlite3.SQLITE_FULL}
 
 
 @contextmanager
@@ -70,17 +72,33 @@ class Connection:
                 _new_private_file(path)
             self._sqlite = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
             try:
-                self._prepare(create)
+                self._prepare_in_turn(create, timeout_s)
             except BaseException:
                 self._sqlite.close()
                 raise
 
+    def _prepare_in_turn(self, create: bool, timeout_s: float) -> None:
+        """Prepare, again and again while another process does so: SQLite does not wait for a switch to WAL itself."""
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._prepare(create)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
     def _prepare(self, create: bool) -> None:
         run = self._sqlite.execute
         # Before anything is written: another program's database must not even be switched to WAL.
-        application = int(run("PRAGMA application_id").fetchone()[0])
-        version = int(run("PRAGMA user_version").fetchone()[0])
-        tables = int(run("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        # In one transaction: another process may be making this very gallery between two of the questions.
+        run("BEGIN")
+        try:
+            tables = int(run("SELECT count(*) FROM sqlite_master").fetchone()[0])
+            application = int(run("PRAGMA application_id").fetchone()[0])
+            version = int(run("PRAGMA user_version").fetchone()[0])
+        finally:
+            run("COMMIT")
         if application != APPLICATION_ID and (application or version or tables):
             raise GalleryError(f"{self.path} is a database of another program, not a gallery: choose another path")
         if version == 0 and not create:

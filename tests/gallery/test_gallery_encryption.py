@@ -58,7 +58,7 @@ def test_no_file_of_an_encrypted_gallery_holds_a_template(open_gallery, make_fac
     assert _leaks(tmp_path, vectors) == set()
     for path in tmp_path.iterdir():  # nor a crop, as pixels or as a picture file
         assert crop[50].tobytes() not in path.read_bytes()
-        assert b"PNG" not in path.read_bytes()
+        assert b"\x89PNG\r\n" not in path.read_bytes()
     assert is_encrypted(tmp_path / "gallery.db")
 
 

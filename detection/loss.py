@@ -22,6 +22,9 @@ class LossSettings(Section):
 
     Attributes:
         score, box, landmarks: weights; 1, 2 and 1 as in the common MobileNet port (the paper: 1, 0.25, 0.1).
+        box_beta, landmark_beta: error, in units of the codes (a tenth of the anchor's side for points), below which
+            smooth L1 is quadratic; 1 as in the common port. Small values keep pulling on small errors, which decide
+            how well a face is aligned.
         negatives_per_positive: mined negatives for each positive anchor of a picture (port: 7, paper: 3).
         least_negatives: floor of the mined negatives of a picture, so that one without faces teaches too.
     """
@@ -29,6 +32,8 @@ class LossSettings(Section):
     score: float = Field(default=1.0, ge=0)
     box: float = Field(default=2.0, ge=0)
     landmarks: float = Field(default=1.0, ge=0)
+    box_beta: float = Field(default=1.0, gt=0)
+    landmark_beta: float = Field(default=1.0, gt=0)
     negatives_per_positive: int = Field(default=7, gt=0)
     least_negatives: int = Field(default=16, ge=0)
 
@@ -59,9 +64,14 @@ def multibox_loss(predictions: Predictions, batch: DetectionBatch, settings: Los
     score = entropy[positive | mined].sum() / positives
 
     pictures, squares = batch.positives.unbind(1)
-    box = functional.smooth_l1_loss(predictions.boxes[pictures, squares].float(), batch.boxes, reduction="sum")
+    box = functional.smooth_l1_loss(
+        predictions.boxes[pictures, squares].float(), batch.boxes, reduction="sum", beta=settings.box_beta
+    )
     points = functional.smooth_l1_loss(
-        predictions.landmarks[pictures, squares].float(), batch.landmarks, reduction="none"
+        predictions.landmarks[pictures, squares].float(),
+        batch.landmarks,
+        reduction="none",
+        beta=settings.landmark_beta,
     )
     landmarks = (points.sum(dim=1) * batch.landmark_weights).sum() / batch.landmark_weights.sum().clamp(min=1.0)
     return {

@@ -1,4 +1,4 @@
-"""Networks for the mask-status head, by name: our own small one, two published mobile ones, and a ResNet as teacher.
+"""Networks for the mask-status head, by name: our own small one, two published mobile ones, and ResNets as teachers.
 
 All take aligned crops (N, 3, 112, 112) and give three logits. The published ones are written here from their papers,
 with the number of classes and the width as arguments; at 1000 classes and width 1 they have the papers' parameters (a
@@ -8,11 +8,13 @@ test).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facekd.recognition.backbones.dense_resnet import DenseResNet
 from facekd.recognition.mask_network import MaskNetwork
 
 CLASSES = 3
@@ -221,9 +223,29 @@ class ShuffleNetV2Mask(nn.Module):
         return self.classify(self.last(self.body(self.stem(x))).mean((2, 3)))
 
 
+class EmbedderMask(nn.Module):
+    """The dense ResNet of the embedder with three logits on top: a teacher that has seen faces before it sees masks.
+
+    Args:
+        dimension: of the embedder's output.
+        classes: logits.
+        options: further arguments of the embedder.
+    """
+
+    def __init__(self, dimension: int = 512, classes: int = CLASSES, **options: Any) -> None:
+        super().__init__()
+        self.trunk = DenseResNet(dimension=dimension, **options)
+        self.classify = nn.Linear(dimension, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 112, 112) -> (N, classes)."""
+        return self.classify(self.trunk(x))
+
+
 MASK_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mask_network": MaskNetwork,
     "resnet": ResNetMask,
+    "embedder": EmbedderMask,
     "mobilenet_v3_small": MobileNetV3SmallMask,
     "shufflenet_v2": ShuffleNetV2Mask,
 }

@@ -19,11 +19,14 @@ from facekd.engine.settings import Fraction, Section, TrainingSettings
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
+from facekd.recognition.data.composed_masks import compose_correct, compose_incorrect, compose_none
+from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.mask_shards import MaskSet, read_masks
+from facekd.recognition.data.shards import read_faces
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
-from facekd.recognition.mask_networks import MASK_NETWORKS
+from facekd.recognition.mask_networks import MASK_NETWORKS, EmbedderMask
 from facekd.recognition.preprocessing import ALIGNED_CROP
-from facekd.zoo import Preprocessing
+from facekd.zoo import Preprocessing, find_model
 
 # A mask drawn over a face would change its label, and a patch over mouth or nose may hide what decides it.
 LABEL_PRESERVING = Augmentation(mask=0.0, occlude=0.0, shift=0.06, zoom=0.1, rotate_degrees=8.0, light=0.3)
@@ -39,6 +42,7 @@ class NetworkSettings(Section):
         dropout: share of the pooled features dropped in training.
         options: arguments of another architecture.
         init: ONNX file to start from instead of noise.
+        trunk: embedder of the zoo, or its ONNX file, that the architecture ``embedder`` starts from.
     """
 
     architecture: str = "mask_network"
@@ -46,6 +50,7 @@ class NetworkSettings(Section):
     dropout: Fraction = 0.2
     options: dict[str, Any] = Field(default_factory=dict)
     init: Path | None = None
+    trunk: str = ""
 
 
 class DataSettings(Section):
@@ -55,12 +60,20 @@ class DataSettings(Section):
         folders: exactly one folder with ``mask.csv``.
         batch: crops in a batch.
         shares: of none, mask and incorrect in a batch. Wearing it wrongly is rare in the data and matters most.
+        composed: of each of the three, the share that is composed of two people's crops
+            (``facekd.recognition.data.composed_masks``).
+        faces: folders of faces without masks as ``facekd prepare`` writes them; their training crops stand for the
+            share ``faces_share`` of none.
+        faces_share: see there.
         augmentation: what is done to a crop; must not change its label.
     """
 
     folders: tuple[Path, ...] = ()
     batch: int = Field(default=64, ge=3)
     shares: tuple[Fraction, Fraction, Fraction] = (0.35, 0.4, 0.25)
+    composed: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
+    faces: tuple[Path, ...] = ()
+    faces_share: Fraction = 0.5
     augmentation: Augmentation = LABEL_PRESERVING
 
 
@@ -85,8 +98,9 @@ class Recipe(Section):
 class MaskTask:
     """See ``facekd.engine.task.Task``."""
 
-    def __init__(self, recipe: Recipe, train: MaskSet, val: MaskSet) -> None:
+    def __init__(self, recipe: Recipe, train: MaskSet, val: MaskSet, faces: Crops | None = None) -> None:
         self.recipe = recipe
+        self._faces = faces
         self._train = train
         self._val = val
         self._of_class = [np.flatnonzero(train.labels == label) for label in range(len(STATUSES))]
@@ -97,6 +111,12 @@ class MaskTask:
         self.student: nn.Module = _make_network(recipe.network)
         if recipe.network.init is not None:
             load_onnx_weights(self.student, recipe.network.init)
+        elif recipe.network.trunk:
+            if not isinstance(self.student, EmbedderMask):
+                raise ConfigError(
+                    f"network.trunk is for the architecture 'embedder', not {recipe.network.architecture!r}"
+                )
+            load_onnx_weights(self.student.trunk, _embedder_file(recipe.network.trunk))
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = self.student
 
@@ -107,11 +127,23 @@ class MaskTask:
         shares = np.array(settings.shares) / sum(settings.shares)
         preprocessing = self.recipe.preprocessing
         classes = rng.choice(len(STATUSES), settings.batch, p=shares)
-        chosen = [int(rng.choice(self._of_class[c])) for c in classes]
-        crops = np.stack(
-            [augment(self._train.crops[i], preprocessing.width, settings.augmentation, rng) for i in chosen]
-        )
+        drawn = [self._draw(int(status), rng) for status in classes]
+        crops = np.stack([augment(crop, preprocessing.width, settings.augmentation, rng) for crop in drawn])
         return {"crops": torch.from_numpy(preprocessing.apply(crops)), "labels": torch.from_numpy(classes)}
+
+    def _draw(self, status: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A crop of one status, as it is or composed of two."""
+        if rng.random() >= self.recipe.data.composed[status]:
+            return self._one(status, rng)
+        if STATUSES[status] == "none":
+            return compose_none(self._one(status, rng), self._one(status, rng), rng)
+        composed = compose_correct if STATUSES[status] == "mask" else compose_incorrect
+        return composed(self._one(STATUSES.index("none"), rng), self._one(STATUSES.index("mask"), rng), rng)
+
+    def _one(self, status: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        if self._faces is not None and STATUSES[status] == "none" and rng.random() < self.recipe.data.faces_share:
+            return self._faces[int(rng.integers(len(self._faces)))]
+        return self._train.crops[int(rng.choice(self._of_class[status]))]
 
     def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
         """Cross-entropy with label smoothing."""
@@ -154,6 +186,10 @@ def predict_logits(
     )
 
 
+def _embedder_file(name: str) -> Path:
+    return Path(name) if name.endswith(".onnx") else find_model(name).path
+
+
 def _make_network(settings: NetworkSettings) -> nn.Module:
     options = dict(settings.options)
     if settings.architecture == "mask_network":
@@ -166,5 +202,6 @@ def build_task(recipe: Recipe) -> Task:
     if len(recipe.data.folders) != 1:
         raise ConfigError("The mask head trains on one folder: pass --data DIR (a folder with mask.csv) once")
     folder = recipe.data.folders[0]
-    task = MaskTask(recipe, read_masks(folder, "train"), read_masks(folder, "val"))
+    faces = read_faces(recipe.data.faces, "train").crops if recipe.data.faces else None
+    task = MaskTask(recipe, read_masks(folder, "train"), read_masks(folder, "val"), faces)
     return distil(task, recipe.distill, MASK_NETWORKS, seed=recipe.training.seed)

@@ -34,8 +34,8 @@ def make_predictions(pictures: int, squares: int, seed: int = 1) -> Predictions:
     return Predictions(*(torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes))
 
 
-def smooth_l1(difference: float) -> float:
-    return 0.5 * difference**2 if abs(difference) < 1 else abs(difference) - 0.5
+def smooth_l1(difference: float, beta: float) -> float:
+    return 0.5 * difference**2 / beta if abs(difference) < beta else abs(difference) - 0.5 * beta
 
 
 def naive_loss(predictions: Predictions, batch: DetectionBatch, settings: LossSettings) -> dict[str, float]:
@@ -51,8 +51,10 @@ def naive_loss(predictions: Predictions, batch: DetectionBatch, settings: LossSe
         score += sum(math.log1p(math.exp(value)) for value in negatives[:wanted])
     box = landmarks = 0.0
     for i, (n, a) in enumerate(batch.positives.tolist()):
-        box += sum(smooth_l1(float(predictions.boxes[n, a, k] - batch.boxes[i, k])) for k in range(4))
-        points = sum(smooth_l1(float(predictions.landmarks[n, a, k] - batch.landmarks[i, k])) for k in range(10))
+        errors = (predictions.boxes[n, a] - batch.boxes[i]).tolist()
+        box += sum(smooth_l1(error, settings.box_beta) for error in errors)
+        errors = (predictions.landmarks[n, a] - batch.landmarks[i]).tolist()
+        points = sum(smooth_l1(error, settings.landmark_beta) for error in errors)
         landmarks += points * float(batch.landmark_weights[i])
     count = max(len(batch.positives), 1)
     return {
@@ -74,7 +76,14 @@ LABELS = [[1, 0, 0, -1, 0, 1, 0, 0, 0, 0, 0, 0], [0] * 12, [0, -1, -1, 1, 0, 0, 
         ([[0] * 12, [-1] * 12], []),  # no face; and a picture with nothing but an ignore region
     ],
 )
-@pytest.mark.parametrize("settings", [LossSettings(), LossSettings(negatives_per_positive=2, least_negatives=3)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LossSettings(),
+        LossSettings(negatives_per_positive=2, least_negatives=3),
+        LossSettings(box_beta=0.3, landmark_beta=0.2),
+    ],
+)
 def test_terms_agree_with_the_loop(labels: list[list[int]], weights: list[float], settings: LossSettings) -> None:
     batch, predictions = make_batch(labels, weights), make_predictions(len(labels), 12)
     terms = multibox_loss(predictions, batch, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +122,53 @@ def gallery(
             faiss.omp_set_num_threads(threads)
         times = bench_gallery(numbers, rounds=rounds, progress=output.progress)
         output.result({"galleries": [asdict(entry) for entry in times], "threads": threads}, text=_gallery_table(times))
+
+
+@bench.command(epilog="Example: `facekd bench mask mask/ --model teacher=teacher.onnx --model distilled=mask`")
+def mask(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Aligned crops with mask.csv.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", metavar="NAME=MODEL", help="A row: a file, or a name of the zoo; the first is the yardstick."
+        ),
+    ],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which part: train, val or test.")] = "test",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Save accuracy against time as a picture.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Save the table for a page of documentation.")
+    ] = None,
+    rounds: Rounds = 50,
+    json: JsonOption = False,
+    threads: OneThread = 1,
+) -> None:
+    """Mask heads side by side: size, memory, time and figures, one judge on the same crops in one run."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.bench import mask as heads
+
+        models = _named_models(model)
+        rows = heads.compare_mask_heads(models, folder, split, rounds, threads, output.progress)
+        text = heads.as_markdown(rows, split, threads)
+        if plot is not None:
+            heads.plot(rows, split, plot)
+        if markdown is not None:
+            words = " ".join(f"--model {shlex.quote(f'{name}=MODEL')}" for name in models)
+            markdown.write_text(f"    facekd bench mask MASK {words}\n\n{text}", encoding="utf-8")
+        output.result({"models": heads.as_data(rows), "split": split, "threads": threads, "rounds": rounds}, text=text)
+
+
+def _named_models(items: list[str]) -> dict[str, str]:
+    models: dict[str, str] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not separator or not name or not value or name in models:
+            raise ConfigError(f"--model wants NAME=MODEL, each name once, got {item!r}")
+        models[name] = value
+    return models
 
 
 def _sizes(text: str) -> list[int]:

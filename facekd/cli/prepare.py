@@ -1,9 +1,10 @@
-"""`facekd prepare`: photographs of people to shards of aligned crops."""
+"""`facekd prepare`: photographs of people to shards of aligned crops, a teacher's embeddings of crops, screening."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +13,15 @@ from facekd.errors import ConfigError
 
 
 def prepare(
-    folder: Annotated[Path, typer.Argument(help="A folder of people's folders.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of people's folders of photographs; without OUT, of crops.", exists=True, file_okay=False
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="A new folder for the shards. Without it FOLDER holds aligned crops already.")
+    ] = None,
     min_face: Annotated[float, typer.Option("--min-face", min=1, help="Shortest side of a face's box, pixels.")] = 36.0,
     min_sharpness: Annotated[
         float, typer.Option("--min-sharpness", min=0, help="Least variance of a crop's Laplacian; 0 keeps all.")
@@ -25,50 +33,120 @@ def prepare(
         str | None,
         typer.Option("--teacher", help="Embedder of the zoo, or .onnx with a record, whose embeddings are stored."),
     ] = None,
+    screen: Annotated[
+        bool,
+        typer.Option("--screen", help="Look for wrong names, copies and further people by the teacher's embeddings."),
+    ] = False,
+    suspicious_below: Annotated[
+        float | None,
+        typer.Option(
+            "--suspicious-below", min=-1, max=1, metavar="COSINE", help="Screening: less like one's person is a misfit."
+        ),
+    ] = None,
+    group_above: Annotated[
+        float | None,
+        typer.Option("--group-above", min=-1, max=1, metavar="COSINE", help="Screening: more alike is one person."),
+    ] = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Detect, align and cut a folder of people's folders into training shards.
+    """Make a folder ready for training: cut its photographs, store a teacher's embeddings, screen the crops.
 
-    Pictures directly in FOLDER, or in a folder called _unlabelled, are taken as faces of nobody in particular.
+    With OUT, photographs of people's folders are detected, aligned and cut into training shards. Pictures directly in
+    FOLDER, or in a folder called _unlabelled, are taken as faces of nobody in particular.
 
-    Example:
+    With --teacher, the crops' embeddings go into teacher_NAME.npy beside them; an interrupted call goes on where it
+    was. It works on crops of every layout that training reads. With --screen, what the teacher finds wrong goes into
+    screening.csv, which training obeys until the file is removed. Thresholds that are not given are found from how
+    alike the labelled people are to one another.
+
+    Examples:
 
         facekd prepare photographs shards --val-share 0.1
+
+        facekd prepare shards --teacher teachers/r50.onnx --screen
     """
     with Output(json=json, threads=threads) as output:
-        from facekd.detection.detector import Detector
-        from facekd.recognition.data.prepare import PrepareSettings
-        from facekd.recognition.data.prepare import prepare as run
-        from facekd.recognition.embedder import Embedder
+        if out is None and teacher is None:
+            raise ConfigError(
+                f"nothing to do with {folder}: name a folder for its crops, or a --teacher to look at them"
+            )
+        if screen and teacher is None:
+            raise ConfigError("--screen needs a --teacher, by whose embeddings it judges")
+        answer, lines = _cut(folder, out, min_face, min_sharpness, val_share, output) if out else ({}, [])
+        if teacher is not None and not output.exit_code:
+            crops = out or folder
+            name = _store(crops, teacher, output)
+            answer["teacher"] = name
+            lines.append(f"embeddings of {name} in {crops}")
+            if screen:
+                found = _screen(crops, name, suspicious_below, group_above)
+                answer["screening"] = found
+                lines.append(_in_words(found, crops))
+        output.result(answer, text="\n".join(lines))
 
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{out} lies inside {folder}; shards must not be taken for photographs")
-        known = None
-        if teacher is not None:
-            name = Path(teacher).stem if teacher.endswith(".onnx") else teacher
-            known = (name, Embedder(teacher).embed)
-        report = run(
-            folder,
-            out,
-            Detector(),
-            PrepareSettings(min_face, min_sharpness, val_share),
-            known,
-            lambda photographs: output.progress(photographs, "preparing"),
-        )
-        for path, reason in report.left_out:
-            output.say(f"left out: {path}: {reason}")
-        if not report.crops:
-            output.at_least(ExitCode.BAD_INPUT)
-        output.result(
-            {
-                "crops": report.crops,
-                "people": report.people,
-                "left_out": [{"path": path, "reason": reason} for path, reason in report.left_out],
-            },
-            text=f"{report.crops} crops of {report.people} people in {out}; "
-            f"{len(report.left_out)} photographs left out",
-        )
+
+def _cut(
+    folder: Path, out: Path, min_face: float, min_sharpness: float, val_share: float, output: Output
+) -> tuple[dict[str, Any], list[str]]:
+    from facekd.detection.detector import Detector
+    from facekd.recognition.data.prepare import PrepareSettings
+    from facekd.recognition.data.prepare import prepare as run
+
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{out} lies inside {folder}; shards must not be taken for photographs")
+    settings = PrepareSettings(min_face, min_sharpness, val_share)
+    report = run(folder, out, Detector(), settings, lambda photographs: output.progress(photographs, "preparing"))
+    for path, reason in report.left_out:
+        output.say(f"left out: {path}: {reason}")
+    if not report.crops:
+        output.at_least(ExitCode.BAD_INPUT)
+    answer = {
+        "crops": report.crops,
+        "people": report.people,
+        "left_out": [{"path": path, "reason": reason} for path, reason in report.left_out],
+    }
+    left_out = f"{len(report.left_out)} photographs left out"
+    return answer, [f"{report.crops} crops of {report.people} people in {out}; {left_out}"]
+
+
+def _store(folder: Path, teacher: str, output: Output) -> str:
+    """Store a teacher's embeddings; returns its name in recipes."""
+    from facekd.recognition.data.sources import read_folder
+    from facekd.recognition.data.stored_teacher import store_teacher
+    from facekd.recognition.embedder import Embedder
+
+    name = Path(teacher).stem if teacher.endswith(".onnx") else teacher
+
+    def progress(blocks: Iterable[int]) -> Iterator[int]:
+        return output.progress(blocks, "embedding")
+
+    if not store_teacher(folder, name, Embedder(teacher), read_folder(folder).crops, progress):
+        output.say(f"{folder} has the embeddings of {name} already")
+    return name
+
+
+def _screen(folder: Path, teacher: str, below: float | None, above: float | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from facekd.recognition.data.screen_folder import ScreeningSettings, screen_folder
+    from facekd.recognition.data.sources import read_folder
+    from facekd.recognition.data.stored_teacher import read_teacher
+
+    whole = read_folder(folder)
+    embeddings = read_teacher(folder, teacher, len(whole.crops))
+    settings = ScreeningSettings(suspicious_below=below, group_above=above)
+    return asdict(screen_folder(folder, whole.identities, whole.training, embeddings, settings))
+
+
+def _in_words(found: dict[str, Any], folder: Path) -> str:
+    above = "" if found["group_above"] is None else f" above {found['group_above']:.3f}"
+    return (
+        f"{found['misfits']} of {found['crops']} training crops lost their name (less than "
+        f"{found['suspicious_below']:.3f} like their person, or more like another one), {found['copies']} copies are "
+        f"left out, {found['grouped']} unlabelled crops became {found['new_people']} further people{above}: "
+        f"{folder / 'screening.csv'}"
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -83,6 +83,11 @@ def joined_crops(parts: Sequence[Crops]) -> LazyCrops:
     return LazyCrops(one, int(ends[-1]) if len(ends) else 0)
 
 
+def chosen_crops(crops: Crops, chosen: NDArray[np.int64]) -> LazyCrops:
+    """Some of the crops, in the order of their numbers, without copying any."""
+    return LazyCrops(lambda number: crops[int(chosen[number])], len(chosen))
+
+
 def as_crop(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An aligned crop of any size, brought to (112, 112, 3)."""
     if picture.shape == (CROP, CROP, 3):

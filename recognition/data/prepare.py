@@ -24,8 +24,6 @@ from facekd.recognition.data.identity_folders import identity_of
 COLUMNS = ("shard", "file", "identity", "split", "source", "age", "gender", "ethnicity", "box_width", "sharpness")
 SHARD_BYTES = 54 << 20
 
-Teacher = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
 
 @dataclass(frozen=True, slots=True)
 class PrepareSettings:
@@ -65,20 +63,18 @@ def prepare(
     out: Path,
     detector: Detector,
     settings: PrepareSettings | None = None,
-    teacher: tuple[str, Teacher] | None = None,
     progress: Callable[[Iterable[Path]], Iterator[Path]] = iter,
 ) -> PrepareReport:
     """Detect, align and cut every photograph of a folder of people's folders.
 
     Of a person's photograph the largest face is taken; of one without identity, every face. ``out`` gets
-    ``faces.csv``, ``train-0.zip`` … (112x112 WebP), ``left_out.csv`` and, with a teacher, ``teacher_NAME.npy``.
+    ``faces.csv``, ``train-0.zip`` … (112x112 WebP) and ``left_out.csv``.
 
     Args:
         folder: ``folder/PERSON/*.jpg``; pictures directly in it, or in ``_unlabelled``, are of nobody in particular.
         out: a new or empty folder.
         detector: finds the faces.
         settings: what is kept.
-        teacher: name, and a function from crops uint8 (N, 112, 112, 3) to embeddings (N, T).
         progress: wraps the photographs, for a progress bar.
 
     Raises:
@@ -92,7 +88,6 @@ def prepare(
         raise DataError(f"{out} is not empty; name a new folder, so that nothing is overwritten")
     out.mkdir(parents=True, exist_ok=True)
     left_out: list[tuple[str, str]] = []
-    embeddings: list[NDArray[np.float32]] = []
     people: set[str] = set()
     with _Shards(out, settings.quality) as shards:
         for path in progress(photographs):
@@ -115,18 +110,12 @@ def prepare(
                     continue
                 width = float(face.box[2] - face.box[0])
                 split = split_of(identity, settings.val_share)
-                stored = shards.add(
-                    crop, (identity, split, folder.name, "", "", "", f"{width:.1f}", f"{sharpness:.1f}")
-                )
+                shards.add(crop, (identity, split, folder.name, "", "", "", f"{width:.1f}", f"{sharpness:.1f}"))
                 people |= {identity} - {""}
-                if teacher is not None:
-                    embeddings.append(teacher[1](stored[None])[0])
             if shards.count == before:
                 left_out.append((str(relative), "; ".join(faults)))
     with (out / "left_out.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("path", "reason"), *left_out])
-    if teacher is not None:
-        np.save(out / f"teacher_{teacher[0]}.npy", np.array(embeddings, np.float16))
     return PrepareReport(shards.count, len(people), tuple(left_out))
 
 
@@ -177,8 +166,8 @@ class _Shards:
         if self._archive is not None:
             self._archive.close()
 
-    def add(self, crop: NDArray[np.uint8], columns: tuple[str, ...]) -> NDArray[np.uint8]:
-        """Store a crop; returns it as it will be read again, which is what a teacher must see."""
+    def add(self, crop: NDArray[np.uint8], columns: tuple[str, ...]) -> None:
+        """Store a crop."""
         buffer = io.BytesIO()
         Image.fromarray(crop).save(buffer, "WEBP", quality=self._quality)
         data = buffer.getvalue()
@@ -194,4 +183,3 @@ class _Shards:
         self._table.writerow((self._name, file, *columns))
         self._bytes += len(data)
         self.count += 1
-        return load_image(data)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.images import load_image
-from facekd.recognition.data.encoded import CROP, Crops, as_crop
-
-TABLE = "faces.csv"
+from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, as_crop
+from facekd.recognition.data.layout import TABLE
+from facekd.recognition.data.screen_folder import read_screening
+from facekd.recognition.data.stored_teacher import read_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def read_faces(
 ) -> FaceSet:
     """Read one split of one or more folders as one set; the same identity in two folders is one person.
 
+    The ``train`` split of a folder that was screened is what the screening left of it (see ``screen_folder``).
+
     Args:
         folders: folders with ``faces.csv``.
         split: value of the table's ``split`` column.
@@ -63,9 +66,16 @@ def read_faces(
     rows: list[tuple[Path, str, str]] = []
     embeddings: list[NDArray[np.float32]] = []
     for folder in folders:
-        table = _read_table(folder)
-        chosen = [i for i, row in enumerate(table) if row["split"] == split and (row["identity"] or not labelled_only)]
-        rows += [(folder / table[i]["shard"], table[i]["file"], table[i]["identity"]) for i in chosen]
+        table = read_table(folder)
+        identities, kept = [row["identity"] for row in table], np.ones(len(table), np.bool_)
+        if split == "train" and (screened := read_screening(folder, identities)):
+            identities, kept = screened
+        chosen = [
+            i
+            for i, row in enumerate(table)
+            if row["split"] == split and kept[i] and (identities[i] or not labelled_only)
+        ]
+        rows += [(folder / table[i]["shard"], table[i]["file"], identities[i]) for i in chosen]
         if teacher is not None:
             embeddings.append(read_teacher(folder, teacher, len(table))[chosen])
     if not rows:
@@ -77,7 +87,12 @@ def read_faces(
     return FaceSet(crops, labels, people, np.concatenate(embeddings) if embeddings else None)
 
 
-def _read_table(folder: Path) -> list[dict[str, str]]:
+def read_table(folder: Path) -> list[dict[str, str]]:
+    """The lines of a folder's ``faces.csv``.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
     path = folder / TABLE
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -92,20 +107,17 @@ def _read_table(folder: Path) -> list[dict[str, str]]:
     return table
 
 
-def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
-    """``teacher_NAME.npy`` of a folder: unit-length embeddings (rows, T), one for each crop in order.
+def table_crops(folder: Path, table: Sequence[dict[str, str]]) -> EncodedCrops:
+    """The crops of a table's lines, of whatever split, decoded when they are used.
 
     Raises:
-        DataError: the file cannot be read, or has another number of rows.
+        DataError: a shard is missing or damaged.
     """
-    path = folder / f"teacher_{name}.npy"
     try:
-        embeddings = np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read the teacher's embeddings {path}: {error}") from error
-    if embeddings.ndim != 2 or len(embeddings) != rows:
-        raise DataError(f"{path} has shape {embeddings.shape}, but the crops of {folder} have {rows} rows")
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        archives = {shard: zipfile.ZipFile(folder / shard) for shard in sorted({row["shard"] for row in table})}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"Cannot read crops of {folder}: {error}") from error
+    return EncodedCrops(lambda i: archives[table[i]["shard"]].read(table[i]["file"]), len(table))
 
 
 def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]:

@@ -45,14 +45,12 @@ def test_people_crowds_and_faults(tmp_path: Path) -> None:
     write(folder / "bob" / "dark.png", 0)
     write(folder / "crowd.png", 140, width=300)  # nobody in particular: all three
     (folder / "bob" / "broken.png").write_bytes(b"not a picture")
-    report = prepare(
-        folder, tmp_path / "out", Finder(), SETTINGS, ("t", lambda crops: np.ones((len(crops), 4), np.float32))
-    )
+    report = prepare(folder, tmp_path / "out", Finder(), SETTINGS)
     assert (report.crops, report.people) == (5, 1)
     reasons = dict(report.left_out)
     assert reasons["bob/dark.png"] == "no face found"
     assert "bob/broken.png" in reasons
-    faces = read_faces([tmp_path / "out"], "train", teacher="t")
+    faces = read_faces([tmp_path / "out"], "train")
     assert faces.people == ("ann",)
     assert sorted(faces.labels.tolist()) == [-1, -1, -1, 0, 0]
     with (tmp_path / "out" / "faces.csv").open() as table:

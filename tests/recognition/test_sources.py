@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from facekd.errors import DataError
-from facekd.recognition.data.encoded import joined_crops
+from facekd.recognition.data.encoded import chosen_crops, joined_crops
 from facekd.recognition.data.record_io import RecordWriter
-from facekd.recognition.data.sources import join_sets, read_training
+from facekd.recognition.data.shards import FaceSet
+from facekd.recognition.data.sources import held_out, join_sets, read_folder, read_training, read_validation
 
 
 def picture(value: int) -> bytes:
@@ -78,6 +79,88 @@ def test_a_folder_of_no_layout_is_refused(tmp_path: Path) -> None:
         read_training([tmp_path])
     with pytest.raises(DataError, match="--data"):
         read_training([])
+
+
+def test_a_folder_is_read_whole_with_its_splits(tmp_path: Path) -> None:
+    shards, record, tar, folder = every_layout(tmp_path)
+    whole = read_folder(shards)
+    assert whole.identities == ("ann", "", "bob")
+    assert whole.training.tolist() == [True, True, False]
+    assert whole.crops[np.arange(3)][:, 0, 0, 0].tolist() == [10, 20, 99]
+    for other, identity in ((record, "record/7"), (tar, "tar/7"), (folder, "ann")):
+        assert read_folder(other).identities == (identity,)
+        assert read_folder(other).training.all()
+
+
+def plain_layouts(root: Path, people: int = 40) -> list[Path]:
+    """A record, a tar, people's folders and a table without val: three crops each of people, none in two of them."""
+    record, tar, folder, table = (root / name for name in ("record", "tar", "folder", "table"))
+    for path in (record, tar, folder, table):
+        path.mkdir(parents=True)
+    data = picture(9)
+    with RecordWriter(record / "train.rec") as writer:
+        for key in range(3 * people):
+            writer.add(key + 1, (key % people,), data)
+    with tarfile.open(tar / "0.tar", "w") as archive:
+        for key in range(3 * people):
+            for name, content in ((f"{key}.png", data), (f"{key}.cls", str(key % people).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    for person in range(people):
+        (folder / f"person {person}").mkdir()
+        for key in range(3):
+            (folder / f"person {person}" / f"{key}.png").write_bytes(data)
+    with zipfile.ZipFile(table / "a.zip", "w") as archive:
+        archive.writestr("1.png", data)
+    rows = [f"a.zip,1.png,citizen {key % people},train" for key in range(3 * people)]
+    (table / "faces.csv").write_text("\n".join(["shard,file,identity,split", *rows]))
+    return [record, tar, folder, table]
+
+
+def names(faces: FaceSet) -> list[str]:
+    return [faces.people[label] for label in faces.labels]
+
+
+def test_people_are_held_out_where_no_folder_has_a_val_split(tmp_path: Path) -> None:
+    folders = plain_layouts(tmp_path)
+    for some in ([folder] for folder in folders):
+        train, val = read_training(some, val_share=0.2), read_validation(some, val_share=0.2)
+        assert not set(train.people) & set(val.people)
+        assert len(train.people) + len(val.people) == 40
+        assert 2 <= len(val.people) <= 16
+        assert len(train) + len(val) == 120
+        assert np.bincount(val.labels).tolist() == [3] * len(val.people)
+        assert isinstance(val.crops, np.ndarray)
+        assert val.crops.shape == (len(val), 112, 112, 3)
+    together = read_validation(folders, val_share=0.2)
+    assert set(together.people) == set().union(*(held_out([folder], 0.2) for folder in folders))
+    with pytest.raises(DataError, match="at least two people"):
+        read_validation(folders, val_share=0.0)
+    assert len(read_training(folders, val_share=0.0)) == 480
+
+
+def test_one_folder_with_a_val_split_is_enough(tmp_path: Path) -> None:
+    shards = every_layout(tmp_path / "a")[0]
+    folders = [*plain_layouts(tmp_path / "b"), shards]
+    assert read_validation(folders).people == ("bob",)
+    assert len(read_training(folders, val_share=0.2)) == 482
+
+
+def test_no_more_people_are_held_out_than_validation_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = plain_layouts(tmp_path)[2]
+    everyone = held_out([folder], 0.5)
+    monkeypatch.setattr("facekd.recognition.data.sources.MOST_VAL_CROPS", 9)
+    few = held_out([folder], 0.5)
+    assert len(few) == 3 < len(everyone)
+    assert few < everyone
+    assert set(read_validation([folder], val_share=0.5).people) == few
+    assert len(read_training([folder], val_share=0.5).people) == 37
+
+
+def test_chosen_crops_are_indexed_as_an_array() -> None:
+    crops = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 112, 112, 3), np.uint8)
+    assert chosen_crops(crops, np.array([3, 1]))[:][:, 0, 0, 0].tolist() == [3, 1]
 
 
 def test_joined_crops_are_indexed_as_one_array() -> None:

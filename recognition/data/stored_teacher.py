@@ -1,0 +1,134 @@
+"""A teacher's embeddings of a folder's crops, computed once and kept beside them.
+
+``teacher_NAME.npy`` has a row for each crop, in the order of the folder's reader; ``teacher_NAME.json`` says which
+model made it, of which crops. A file without the second is taken as it is: somebody else has made it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.errors import DataError
+from facekd.recognition.data.encoded import Crops
+from facekd.recognition.data.layout import crops_digest
+
+BLOCK = 256  # crops between two notes of how far it is
+
+Progress = Callable[[Iterable[int]], Iterator[int]]
+
+
+class ContractedEmbedder(Protocol):
+    """An embedder whose contract says which one it is."""
+
+    @property
+    def contract(self) -> str:
+        """Names weights and preprocessing."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit-length embeddings (N, D) of RGB crops (N, 112, 112, 3)."""
+
+
+def teacher_file(folder: Path, name: str) -> Path:
+    """Where a teacher's embeddings lie."""
+    return folder / f"teacher_{name}.npy"
+
+
+def store_teacher(
+    folder: Path, name: str, embedder: ContractedEmbedder, crops: Crops, progress: Progress = iter
+) -> bool:
+    """Write ``teacher_NAME.npy``; goes on where an interrupted call was.
+
+    Args:
+        folder: of the crops.
+        name: of the teacher, as recipes name it.
+        embedder: the teacher.
+        crops: all of the folder's, in the order of its reader.
+        progress: wraps the blocks, for a progress bar.
+
+    Returns:
+        Whether anything had to be computed: False when the file was there and whole.
+
+    Raises:
+        DataError: the file was made by another model, or of other crops.
+    """
+    target = teacher_file(folder, name)
+    made = {"contract": embedder.contract, "crops": crops_digest(folder), "rows": len(crops)}
+    if target.exists():
+        _refuse_other(target, made)
+        return False
+    partial, note = target.with_suffix(".npy.partial"), target.with_suffix(".json.partial")
+    done = _begun(note, made) if partial.exists() else 0
+    shape = (len(crops), embedder.dimension)
+    rows = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float16, shape)
+    for start in progress(range(done, len(crops), BLOCK)):
+        rows[start : start + BLOCK] = embedder.embed(crops[start : start + BLOCK])
+        rows.flush()
+        _write(note, {**made, "done": start + BLOCK})
+    del rows
+    _write(target.with_suffix(".json"), made)
+    partial.replace(target)
+    note.unlink(missing_ok=True)
+    return True
+
+
+def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
+    """``teacher_NAME.npy`` of a folder: unit-length embeddings (rows, T), one for each crop in order.
+
+    Raises:
+        DataError: the file cannot be read, has another number of rows, or was made of other crops.
+    """
+    path = teacher_file(folder, name)
+    try:
+        embeddings = np.load(path, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Cannot read the teacher's embeddings {path}: {error}; facekd prepare {folder} --teacher MODEL makes them"
+        ) from error
+    if embeddings.ndim != 2 or len(embeddings) != rows:
+        raise DataError(f"{path} has shape {embeddings.shape}, but the crops of {folder} have {rows} rows")
+    note = path.with_suffix(".json")
+    if note.exists() and _read(note).get("crops") != crops_digest(folder):
+        raise DataError(f"{path} was made of other crops than {folder} holds now: remove it and prepare it again")
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def _refuse_other(target: Path, made: dict[str, Any]) -> None:
+    note = target.with_suffix(".json")
+    remedy = f"remove {target.name}, or give the teacher's file another name"
+    if not note.exists():
+        raise DataError(f"{target} exists, and nothing says which model made it: {remedy}")
+    stored = _read(note)
+    if stored.get("contract") != made["contract"]:
+        raise DataError(f"{target} was made by another model ({stored.get('contract')}): {remedy}")
+    if stored != made:
+        raise DataError(f"{target} was made of other crops than {target.parent} holds now: {remedy}")
+
+
+def _begun(note: Path, made: dict[str, Any]) -> int:
+    """How many rows an interrupted call left; 0 when it was another model's, or of other crops."""
+    stored = _read(note) if note.exists() else {}
+    return int(stored.get("done", 0)) if {key: stored.get(key) for key in made} == made else 0
+
+
+def _read(note: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {note}: {error}; remove it") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _write(note: Path, content: dict[str, Any]) -> None:
+    fresh = note.with_name(f"{note.name}.new")
+    fresh.write_text(json.dumps(content), encoding="utf-8")
+    fresh.replace(note)

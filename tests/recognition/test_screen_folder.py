@@ -1,0 +1,137 @@
+"""Screening a folder: what is found, what training then sees, and that validation stays as it was."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facekd.errors import ConfigError, DataError
+from facekd.recognition.data.screen_folder import ScreeningSettings, screen_folder, strangers_cosine
+from facekd.recognition.data.shards import read_faces
+from facekd.recognition.data.sources import read_folder, read_training
+
+SETTINGS = ScreeningSettings(suspicious_below=0.5, group_above=0.7)
+
+
+def someone(person: int, number: int, spread: float = 0.12) -> np.ndarray:
+    """A unit vector near the person's direction: two of one person have a cosine of about 0.8."""
+    direction = np.random.default_rng(person).normal(size=64)
+    direction /= np.linalg.norm(direction)
+    vector = direction + np.random.default_rng((person, number)).normal(size=64) * spread / 2
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def made_up() -> tuple[list[tuple[str, str]], np.ndarray]:
+    """(identity, split) and embedding of each crop: 0 to 5 ann, of which 5 is bob; 6 to 11 bob, of which 11 copies 6;
+    12 to 16 nobody, all of one further person; 17, 18 nobody, ann; 19, 20 zoe in val; 21 a copy of 19 in training;
+    22 to 26 nobody, zoe."""
+    rows = [("ann", "train")] * 6 + [("bob", "train")] * 6 + [("", "train")] * 7
+    rows += [("zoe", "val")] * 2 + [("", "train")] * 6
+    vectors = [someone(1, i) for i in range(5)] + [someone(2, 90)]
+    vectors += [someone(2, i) for i in range(5)] + [someone(2, 0, 0.1201)]
+    vectors += [someone(3, i) for i in range(5)] + [someone(1, i) for i in (50, 51)]
+    vectors += [someone(4, 0), someone(4, 1), someone(4, 0)] + [someone(4, i) for i in range(10, 15)]
+    return rows, np.stack(vectors)
+
+
+def as_table(folder: Path, rows: list[tuple[str, str]], embeddings: np.ndarray) -> Path:
+    folder.mkdir()
+    lines = ["shard,file,identity,split"]
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for number, (identity, split) in enumerate(rows):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((112, 112, 3), number, np.uint8)).save(buffer, "PNG")
+            archive.writestr(f"{number}.png", buffer.getvalue())
+            lines.append(f"a.zip,{number}.png,{identity},{split}")
+    (folder / "faces.csv").write_text("\n".join(lines))
+    np.save(folder / "teacher_t.npy", embeddings)
+    return folder
+
+
+def as_people(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    for number, (identity, _) in enumerate(rows):
+        path = folder / (identity or "_unlabelled") / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((112, 112, 3), number, np.uint8)).save(path)
+    return folder
+
+
+def screen(folder: Path, embeddings: np.ndarray) -> object:
+    whole = read_folder(folder)
+    return screen_folder(folder, whole.identities, whole.training, embeddings, SETTINGS)
+
+
+def seen(folder: Path) -> dict[int, str]:
+    """Who training takes each crop for, by the crop's grey value."""
+    faces = read_training([folder], val_share=0.0)
+    names = (*faces.people, "")
+    return {int(faces.crops[i][0, 0, 0]): names[faces.labels[i]] for i in range(len(faces))}
+
+
+def test_a_table(tmp_path: Path) -> None:
+    rows, embeddings = made_up()
+    folder = as_table(tmp_path / "crops", rows, embeddings)
+    report = screen(folder, embeddings)
+    assert (report.misfits, report.copies, report.grouped, report.new_people) == (1, 2, 5, 1)
+    after = seen(folder)
+    assert after[5] == ""  # filed under ann, but bob: nobody's, still good for imitation
+    assert 11 not in after
+    assert 21 not in after  # a copy of a validation crop
+    assert {after[i] for i in range(12, 17)} == {"crops/group-00000"}
+    assert {after[i] for i in (17, 18, *range(22, 27))} == {""}  # ann, and zoe who must stay unseen by name
+    assert all(after[i] == "ann" for i in range(5))
+    val = read_faces([folder], "val")
+    assert (len(val), val.people) == (2, ("zoe",))
+    taught = read_training([folder], teacher="t")
+    assert taught.teacher is not None
+    by_grey = {int(taught.crops[i][0, 0, 0]): taught.teacher[i] for i in range(len(taught))}
+    np.testing.assert_allclose(by_grey[16], embeddings[16], atol=1e-6)  # rows stay with their crops
+
+
+def test_peoples_folders(tmp_path: Path) -> None:
+    rows, embeddings = made_up()
+    folder = as_people(tmp_path / "crops", rows)
+    grey = [int(crop[0, 0, 0]) for crop in read_folder(folder).crops[:]]
+    np.save(folder / "teacher_t.npy", embeddings[grey])
+    report = screen(folder, embeddings[grey])
+    assert (report.misfits, report.copies, report.grouped) == (1, 2, 5)
+    after = seen(folder)
+    assert 11 not in after
+    assert after[5] == ""
+    assert {after[i] for i in range(12, 17)} == {"crops/group-00000"}
+    taught = read_training([folder], teacher="t", val_share=0.0)
+    assert taught.teacher is not None
+    for i in range(len(taught)):
+        np.testing.assert_allclose(taught.teacher[i], embeddings[int(taught.crops[i][0, 0, 0])], atol=1e-6)
+
+
+def test_removing_the_file_undoes_it_and_a_stale_one_is_refused(tmp_path: Path) -> None:
+    rows, embeddings = made_up()
+    folder = as_table(tmp_path / "crops", rows, embeddings)
+    before = seen(folder)
+    screen(folder, embeddings)
+    assert seen(folder) != before
+    table = folder / "faces.csv"
+    table.write_text(table.read_text().replace("ann", "eva"))
+    with pytest.raises(DataError, match="other crops or names"):
+        read_training([folder])
+    (folder / "screening.csv").unlink()
+    assert set(seen(folder).values()) == {"eva", "bob", ""}
+
+
+def test_thresholds_come_from_how_alike_strangers_are() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(400, 32)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = np.arange(400) % 200
+    found = strangers_cosine(embeddings, labels, 1e-3, "--x")
+    first, second = np.triu_indices(400, 1)
+    cosines = (embeddings @ embeddings.T)[first, second][labels[first] != labels[second]]
+    assert (cosines >= found).mean() == pytest.approx(1e-3, rel=0.02)
+    with pytest.raises(ConfigError, match="--x COSINE"):
+        strangers_cosine(embeddings[:40], labels[:40], 1e-3, "--x")

@@ -1,0 +1,121 @@
+"""A teacher's embeddings beside the crops: of every layout, resumable, never of other crops or another model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facekd import cli
+from facekd.errors import DataError
+from facekd.recognition.data.sources import read_folder, read_training
+from facekd.recognition.data.stored_teacher import BLOCK, read_teacher, store_teacher
+
+
+class Brightness:
+    """Embeds a crop as the direction of its brightness; may fail after so many crops."""
+
+    dimension = 2
+
+    def __init__(self, contract: str = "a" * 16, fails_after: int | None = None) -> None:
+        self.contract = contract
+        self.left = fails_after
+        self.seen = 0
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        self.seen += len(crops)
+        if self.left is not None and self.seen > self.left:
+            raise KeyboardInterrupt
+        angle = crops.mean((1, 2, 3)) / 255
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+def people(folder: Path, count: int) -> Path:
+    for number in range(count):
+        path = folder / f"p{number % 3}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((112, 112, 3), number % 256, np.uint8)).save(path)
+    return folder
+
+
+def test_rows_are_in_the_readers_order_and_training_takes_them(tmp_path: Path) -> None:
+    folder = people(tmp_path / "crops", 9)
+    assert store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    faces = read_training([folder], teacher="t")
+    assert faces.teacher is not None
+    np.testing.assert_allclose(faces.teacher, Brightness().embed(faces.crops[:]), atol=1e-3)
+    again = Brightness()
+    assert not store_teacher(folder, "t", again, read_folder(folder).crops)
+    assert again.seen == 0
+    assert sorted(path.name for path in folder.glob("teacher_*")) == ["teacher_t.json", "teacher_t.npy"]
+
+
+def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path) -> None:
+    count = 2 * BLOCK + 5
+    folder = people(tmp_path / "crops", count)
+    crops = read_folder(folder).crops
+    with pytest.raises(KeyboardInterrupt):
+        store_teacher(folder, "t", Brightness(fails_after=BLOCK), crops)
+    assert not (folder / "teacher_t.npy").exists()
+    second = Brightness()
+    store_teacher(folder, "t", second, crops)
+    assert second.seen == count - BLOCK
+    np.testing.assert_allclose(read_teacher(folder, "t", count), Brightness().embed(crops[:]), atol=2e-3)
+
+
+def test_what_another_model_began_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = people(tmp_path / "crops", BLOCK + 5)
+    crops = read_folder(folder).crops
+    with pytest.raises(KeyboardInterrupt):
+        store_teacher(folder, "t", Brightness(fails_after=BLOCK), crops)
+    other = Brightness("b" * 16)
+    store_teacher(folder, "t", other, crops)
+    assert other.seen == BLOCK + 5
+
+
+def test_stale_embeddings_are_refused(tmp_path: Path) -> None:
+    folder = people(tmp_path / "crops", 6)
+    store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    with pytest.raises(DataError, match="another model"):
+        store_teacher(folder, "t", Brightness("b" * 16), read_folder(folder).crops)
+    (folder / "p0" / "0000.png").rename(folder / "p0" / "0007.png")  # as many crops as before, in another order
+    with pytest.raises(DataError, match="other crops"):
+        store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    with pytest.raises(DataError, match="other crops"):
+        read_training([folder], teacher="t")
+    (folder / "teacher_t.json").unlink()
+    with pytest.raises(DataError, match="nothing says which model"):
+        store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    read_training([folder], teacher="t")  # whoever made it vouches for it
+
+
+@pytest.mark.usefixtures("fake_zoo")
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "crops"
+    for person in range(3):  # bands of noise: the fake embedder sees patterns, not brightness
+        for number in range(6):
+            noise = np.random.default_rng(person).integers(0, 200, (7, 7, 1), dtype=np.uint8)
+            crop = noise.repeat(16, 0).repeat(16, 1).repeat(3, 2) + np.uint8(number)
+            path = folder / f"p{person}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(crop).save(path)
+    Image.fromarray(crop).save(folder / "p0" / "wrong.png")  # of p2
+    for number in range(4):
+        pattern = np.random.default_rng(9).integers(0, 200, (7, 7, 1), dtype=np.uint8)
+        crop = (pattern.repeat(16, 0).repeat(16, 1).repeat(3, 2)).copy()
+        crop[: 20 * (number + 1), 60:] //= 2
+        (folder / "_unlabelled").mkdir(exist_ok=True)
+        Image.fromarray(crop).save(folder / "_unlabelled" / f"{number}.png")
+    options = ["--screen", "--suspicious-below", "0.5", "--group-above", "0.5", "--json", "--threads", "1"]
+    assert cli.run(["prepare", str(folder), "--teacher", "fake-embedder", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["teacher"] == "fake-embedder"
+    assert found["screening"]["copies"] >= 15  # brighter copies of one pattern
+    assert (folder / "screening.csv").is_file()
+    assert cli.run(["prepare", str(folder)]) == 2
+    assert cli.run(["prepare", str(folder), "--screen"]) == 2
+    assert cli.run(["prepare", str(folder), "--teacher", "fake-embedder", "--screen"]) == 2
+    assert "--suspicious-below" in capsys.readouterr().err

@@ -13,7 +13,9 @@ from typing import Any
 import facekd
 from facekd.errors import FacekdError
 from facekd.gallery.gallery import Gallery
+from facekd.gallery.location import MilvusAddress, parse_location
 from facekd.gallery.maintenance import check
+from facekd.gallery.records import NoGallery
 from facekd.gallery.sealing import key_from_environment
 from facekd.runtime import open_session
 from facekd.zoo import Manifest, ModelRecord, load_manifest
@@ -30,7 +32,7 @@ RUN_TIME = (
     "typer",
     "rich",
 )
-OPTIONAL = ("torch", "lightning-fabric", "onnx")
+OPTIONAL = ("torch", "lightning-fabric", "onnx", "pymilvus", "milvus-lite")
 
 ALWAYS_UNPROTECTED = (
     "no liveness check: a printed photograph, a screen or a mask of a person passes for that person",
@@ -74,17 +76,25 @@ def verify_models(records: list[ModelRecord]) -> list[dict[str, Any]]:
     return answers
 
 
-def gallery_health(path: Path) -> dict[str, Any] | None:
+def gallery_health(location: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The state of a gallery: people, templates, encryption, file permissions, problems; None where there is none.
 
-    Like ``facekd gallery check`` it finishes erasing what was removed.
+    Like ``facekd gallery check`` it finishes erasing what was removed. ``private`` is None on a server, whose files
+    are not here to look at; ``not_promised`` says what files promise and this gallery does not.
     """
-    if not path.exists():
-        return None
-    health: dict[str, Any] = {"path": str(path), "private": _is_private(path), "problems": []}
+    health: dict[str, Any] = {"path": os.fspath(location), "private": None, "not_promised": [], "problems": []}
     try:
-        with Gallery.open(path, create=False, key=key_from_environment()) as gallery:
+        lies = parse_location(location)
+        path = lies.folder if isinstance(lies, MilvusAddress) else lies
+        if path is not None:
+            if not path.exists():
+                return None
+            health["private"] = _is_private(path)
+        with Gallery.open(location, create=False, key=key_from_environment()) as gallery:
             found = check(gallery)
+            health["not_promised"] = list(gallery.store.not_promised)
+    except NoGallery as error:
+        return None if isinstance(lies, MilvusAddress) else {**health, "problems": [str(error)]}
     except FacekdError as error:
         return {**health, "problems": [str(error)]}
     return {
@@ -97,7 +107,7 @@ def gallery_health(path: Path) -> dict[str, Any] | None:
     }
 
 
-def examine(gallery: Path, must_exist: bool = False) -> dict[str, Any]:
+def examine(gallery: str | os.PathLike[str], must_exist: bool = False) -> dict[str, Any]:
     """Everything that the doctor reports, as one JSON object; healthy when ``problems`` is empty.
 
     Args:
@@ -134,13 +144,15 @@ def examine(gallery: Path, must_exist: bool = False) -> dict[str, Any]:
 def not_protected(health: dict[str, Any] | None, manifest: Manifest | None) -> list[str]:
     """What nobody should rely on, in plain words."""
     words = list(ALWAYS_UNPROTECTED)
-    if health is not None and not health.get("encrypted", False):
+    if health is not None and health["not_promised"]:
+        words += health["not_promised"]
+    elif health is not None and not health.get("encrypted", False):
         words.append(
             "the gallery is not encrypted: who reads its file has everybody's templates "
             "(`facekd gallery rotate-key` encrypts it)"
         )
-    if health is not None and not health["private"]:
-        words.append(f"other users of this machine may read the gallery: chmod 600 {health['path']}")
+    if health is not None and health["private"] is False:
+        words.append(f"other users of this machine may read the gallery: chmod {_private_mode(health['path'])}")
     if manifest is not None and (name := manifest.defaults.get("embedder")) is not None:
         calibration = manifest.models[name].calibration
         if calibration is None or not calibration.thresholds:
@@ -158,6 +170,11 @@ def _other_model(health: dict[str, Any], manifest: Manifest | None) -> list[str]
         f"the gallery holds templates of embedder {health['contract']}, the default embedder is {wanted}: "
         "enrol again, or use the model it was made with"
     ]
+
+
+def _private_mode(location: str) -> str:
+    folder = isinstance(parsed := parse_location(location), MilvusAddress) and parsed.folder
+    return f"700 {folder}" if folder else f"600 {location}"
 
 
 def _is_private(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from facekd.gallery.calibration import Calibration
 from facekd.gallery.decision import Candidate, Decision, Verification
-from facekd.gallery.gallery import Gallery, default_path
+from facekd.gallery.gallery import Gallery
+from facekd.gallery.location import default_location
 from facekd.gallery.policy import EnrolmentPolicy
 from facekd.gallery.records import NewTemplate, Person, Removal, UnknownPerson
 
@@ -17,5 +18,5 @@ __all__ = [
     "Removal",
     "UnknownPerson",
     "Verification",
-    "default_path",
+    "default_location",
 ]

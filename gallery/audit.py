@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from facekd.gallery.store import Store
+if TYPE_CHECKING:
+    from facekd.gallery.store import Store
 
 GENESIS = "0" * 64
 """Stands before the first entry."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facekd.errors import GalleryError
+from facekd.gallery.records import NoGallery
 from facekd.gallery.schema import APPLICATION_ID, PAGE_SIZE, current_version, migrate
 
 RESTORE = "restore a backup with `facekd gallery restore`, or move the file away and enrol anew"
@@ -48,6 +49,12 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def is_busy(error: GalleryError) -> bool:
+    """Whether another process's change was in the way."""
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _BUSY
+
+
 class Connection:
     """A connection with explicit transactions, for one process and any number of its threads.
 
@@ -64,7 +71,7 @@ class Connection:
         self._depth = 0
         exists = path.is_file() and path.stat().st_size > 0
         if not exists and not create:
-            raise GalleryError(f"there is no gallery at {path}: enrol somebody first, or check the path")
+            raise NoGallery(f"there is no gallery at {path}: enrol somebody first, or check the path")
         if path.exists() and not path.is_file():
             raise GalleryError(f"{path} is not a file: name a file for the gallery")
         with explained(path):
@@ -102,7 +109,7 @@ class Connection:
         if application != APPLICATION_ID and (application or version or tables):
             raise GalleryError(f"{self.path} is a database of another program, not a gallery: choose another path")
         if version == 0 and not create:
-            raise GalleryError(f"the gallery at {self.path} is empty: enrol somebody first, or check the path")
+            raise NoGallery(f"the gallery at {self.path} is empty: enrol somebody first, or check the path")
         if version > current_version():
             raise GalleryError(
                 f"the gallery at {self.path} has version {version}, this facekd reads up to {current_version()}: "

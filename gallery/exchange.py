@@ -25,9 +25,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facekd.errors import ConfigError, DataError, FacekdError
-from facekd.gallery import audit
-from facekd.gallery.records import NewTemplate, Templates, check_name, check_templates
-from facekd.gallery.store import check_contract
+from facekd.gallery.records import (
+    NewTemplate,
+    StoredTemplate,
+    Templates,
+    check_contract,
+    check_name,
+    check_templates,
+)
 
 if TYPE_CHECKING:
     from facekd.gallery.gallery import Gallery
@@ -135,38 +140,47 @@ def import_gallery(gallery: Gallery, path: str | os.PathLike[str], *, merge: boo
         ConfigError: a name is enrolled already and ``merge`` is False.
     """
     table, templates = read_export(path)
-    check_contract(gallery.path, gallery.contract, table.contract)
-    added: list[str] = []
-    merged: list[str] = []
-    count = present = 0
-    with gallery.store.writing():
-        store = gallery.store
-        for entry in table.people:
-            name = check_name(entry.name)
-            known = store.person(name)
-            if known is not None and not merge and name not in added:
-                raise ConfigError(
-                    f"{name!r} is already enrolled: import with --merge to add templates, or rename first"
-                )
-            own = [stored.embedding for stored in store.templates_of(known.number)] if known else []
-            fresh = []
-            for row in entry.templates:
-                embedding = templates[row.row]
-                # Equality to the bit: an export holds exactly what the gallery holds.
-                if any(np.array_equal(embedding, other) for other in own):
-                    present += 1
-                    continue
-                own.append(embedding)
-                fresh.append(
-                    (row.created or entry.created or gallery.now(), NewTemplate(embedding, row.quality, row.mask))
-                )
-            number = known.number if known else store.add_person(name, entry.created or gallery.now())
-            (added if known is None else merged).append(name)
-            for created, template in fresh:
-                store.add_templates(number, [template], created)
-            count += len(fresh)
-        audit.append(store, gallery.now(), "import", {"people": len(added) + len(merged), "templates": count})
-    return ImportReport(tuple(added), tuple(merged), count, present)
+    check_contract(gallery.location, gallery.contract, table.contract)
+    store, now = gallery.store, gallery.now()
+    entries: dict[str, list[PersonRows]] = {}
+    for entry in table.people:
+        entries.setdefault(check_name(entry.name), []).append(entry)
+    with store.writing():
+        known = {name: store.person(name) for name in entries}
+        if not merge and (present := [name for name, person in known.items() if person]):
+            raise ConfigError(
+                f"{present[0]!r} is already enrolled: import with --merge to add templates, or rename first"
+            )
+        lacking = {
+            name: _lacking(rows, templates, store.templates_of(person.number) if (person := known[name]) else [])
+            for name, rows in entries.items()
+        }
+        for name, fresh in lacking.items():
+            person = known[name]
+            number = person.number if person else store.add_person(name, entries[name][0].created or now)
+            store.add_templates(number, fresh, now)
+        count = sum(map(len, lacking.values()))
+        store.log(now, "import", {"people": len(entries), "templates": count})
+        return ImportReport(
+            added=tuple(name for name in entries if not known[name]),
+            merged=tuple(name for name in entries if known[name]),
+            templates=count,
+            present=len(templates) - count,
+        )
+
+
+def _lacking(rows: list[PersonRows], templates: Templates, present: list[StoredTemplate]) -> list[NewTemplate]:
+    """What one person of an export has and the gallery has not, to the bit: an export holds what a gallery holds."""
+    own = [stored.embedding for stored in present]
+    fresh = []
+    for entry in rows:
+        for row in entry.templates:
+            embedding = templates[row.row]
+            if any(np.array_equal(embedding, other) for other in own):
+                continue
+            own.append(embedding)
+            fresh.append(NewTemplate(embedding, row.quality, row.mask, created=row.created or entry.created))
+    return fresh
 
 
 def read_export(path: str | os.PathLike[str]) -> tuple[Table, Templates]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
-from facekd.gallery import audit
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
+from facekd.gallery.backend import PeopleIndex, TemplateStore
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
-from facekd.gallery.live import LiveIndex
+from facekd.gallery.location import parse_location
+from facekd.gallery.opening import open_backend
 from facekd.gallery.policy import EnrolmentPolicy, FaceLike
 from facekd.gallery.records import (
     Person,
@@ -38,34 +38,37 @@ if TYPE_CHECKING:
     from facekd.images import ImageSource
 
 DIMENSION = 512
-GALLERY_VARIABLE = "FACEKD_GALLERY"
-
-VACUUM_BYTES = 32 * 2**20
-"""Galleries up to this size (13 thousand templates) are rewritten after each removal, in a fraction of a second. That
-keeps other writers out meanwhile, so larger ones are rewritten by ``facekd gallery check`` in a quiet hour."""
 
 Probe = FaceLike | npt.NDArray[np.float32]
 Clock = Callable[[], datetime]
 
 
 class Gallery:
-    """People and their templates in one file. Use :meth:`open`.
+    """People and their templates, in a file of this machine or in Milvus. Use :meth:`open`.
 
-    One object serves any number of threads, and any number of processes may have the same gallery open: a change is
-    one transaction, and every answer is given on the latest state, other processes' changes included.
+    One object serves any number of threads, and any number of processes may have the same file open: a change is
+    one transaction, and every answer is given on the latest state, other processes' changes included. What Milvus does
+    not promise is in docs/milvus.md; decisions are the same.
     """
 
-    def __init__(self, store: Store, calibration: Calibration | None, policy: EnrolmentPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: TemplateStore,
+        index: PeopleIndex,
+        calibration: Calibration | None,
+        policy: EnrolmentPolicy,
+        clock: Clock,
+    ) -> None:
         self._store = store
+        self._live = index
         self._calibration = calibration
         self.policy = policy
         self._clock = clock
-        self._live = LiveIndex(store)
 
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        location: str | os.PathLike[str],
         *,
         contract: str | None = None,
         create: bool = True,
@@ -79,7 +82,8 @@ class Gallery:
         """Open a gallery, making it where there is none.
 
         Args:
-            path: the gallery's file. SQLite puts two more beside it while it is open (``-wal``, ``-shm``).
+            location: the gallery's file (SQLite puts two more beside it while it is open, ``-wal`` and ``-shm``); or an
+                address in Milvus, see :func:`~facekd.gallery.location.parse_location`.
             contract: the embedder's contract id (``Embedder.contract``). None opens whatever gallery there is, for
                 listing, exporting and checking; it makes none.
             create: make the gallery where there is none.
@@ -87,14 +91,21 @@ class Gallery:
             calibration: thresholds by error rate; by default those shipped with the embedder of that contract.
             policy: rules of enrolment.
             key: where the 256-bit key of an encrypted gallery comes from; a new gallery is then encrypted with it.
-            timeout_s: how long a change waits for another process's change.
+                Files alone can be encrypted.
+            timeout_s: how long a change waits for another process's change, and a question for a server's answer.
             clock: gives the time of changes; tests pass their own.
 
         Raises:
-            GalleryError: no such gallery, damaged, locked, of another model, or its key is wrong or missing.
+            GalleryError: no such gallery, damaged, locked, not reached, of another model, or its key is wrong or
+                missing.
         """
-        store = Store.open(
-            Path(path), contract=contract, dimension=dimension, create=create, key=key, timeout_s=timeout_s
+        store, index = open_backend(
+            parse_location(location),
+            contract=contract,
+            dimension=dimension,
+            create=create,
+            key=key,
+            timeout_s=timeout_s,
         )
         if calibration is None:
             calibration = shipped_calibration(store.contract)
@@ -104,7 +115,7 @@ class Gallery:
                 f"the calibration is of embedder {calibration.contract}, the gallery of {store.contract}: "
                 "calibrate this embedder with `facekd calibrate`"
             )
-        return cls(store, calibration, policy or EnrolmentPolicy(), clock)
+        return cls(store, index, calibration, policy or EnrolmentPolicy(), clock)
 
     def __enter__(self) -> Self:
         return self
@@ -117,18 +128,25 @@ class Gallery:
     def close(self) -> None:
         """Close the file; the object is of no use afterwards. A large gallery's index is written for the next time."""
         try:
-            if self._live.worth_saving:
-                with self._store.writing():
-                    self._live.save()
+            self._live.close()
         except GalleryError:
             pass  # the cache saves time, no more: a gallery that is busy or of another model now closes all the same
         finally:
             self._store.close()
 
     @property
+    def location(self) -> str:
+        """The gallery's file or address."""
+        return self._store.location
+
+    @property
     def path(self) -> Path:
-        """The gallery's file."""
-        return self._store.path
+        """The gallery's file.
+
+        Raises:
+            GalleryError: it lies in Milvus.
+        """
+        return self.file_store("a path").path
 
     @property
     def contract(self) -> str:
@@ -146,8 +164,20 @@ class Gallery:
         return self._calibration
 
     @property
-    def store(self) -> Store:
-        """The tables, for the modules of this package."""
+    def store(self) -> TemplateStore:
+        """What is kept, for the modules of this package."""
+        return self._store
+
+    def file_store(self, purpose: str) -> Store:
+        """The tables of a gallery in a file, for what there is only there.
+
+        Raises:
+            GalleryError: it lies in Milvus.
+        """
+        if not isinstance(self._store, Store):
+            raise GalleryError(
+                f"{purpose} is for galleries in a file, and {self.location} lies in Milvus: see docs/milvus.md"
+            )
         return self._store
 
     def now(self) -> str:
@@ -212,7 +242,7 @@ class Gallery:
                 now = self.now()
                 number = known.number if known else self._store.add_person(name, now)
                 self._store.add_templates(number, templates, now)
-                audit.append(self._store, now, "enrol", {"person": number, "templates": len(templates)})
+                self._store.log(now, "enrol", {"person": number, "templates": len(templates)})
         return admission.result(name)
 
     def enrol_photographs(
@@ -244,10 +274,10 @@ class Gallery:
             if self._store.person(name) is not None:
                 raise ConfigError(f"{name!r} is already enrolled: choose another name, or remove that person first")
             self._store.rename(known.number, name)
-            audit.append(self._store, self.now(), "rename", {"person": known.number})
+            self._store.log(self.now(), "rename", {"person": known.number})
 
     def remove(self, person: str) -> Removal:
-        """Delete somebody with every template, from every file of the gallery.
+        """Delete somebody with every template.
 
         Raises:
             UnknownPerson: nobody of that name is enrolled.
@@ -255,7 +285,7 @@ class Gallery:
         with self._store.writing():
             known = self._known(person)
             count = self._store.remove_person(known.number)
-            audit.append(self._store, self.now(), "remove", {"person": known.number, "templates": count})
+            self._store.log(self.now(), "remove", {"person": known.number, "templates": count})
         return Removal(known.name, count, self.erase_leftovers())
 
     def remove_templates(self, person: str, ids: Sequence[int]) -> Removal:
@@ -271,12 +301,12 @@ class Gallery:
             if strange:
                 raise ConfigError(f"{known.name!r} has no template {sorted(strange)[0]}")
             self._store.remove_templates(sorted(set(ids)))
-            audit.append(self._store, self.now(), "remove", {"person": known.number, "templates": len(set(ids))})
+            self._store.log(self.now(), "remove", {"person": known.number, "templates": len(set(ids))})
         return Removal(known.name, len(set(ids)), self.erase_leftovers())
 
     def erase_leftovers(self) -> bool:
         """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means."""
-        return self._store.connection.erase_leftovers(vacuum=self.path.stat().st_size <= VACUUM_BYTES)
+        return self._store.erase_leftovers()
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write everybody to a file in the open format of :mod:`facekd.gallery.exchange`, not encrypted.
@@ -373,20 +403,6 @@ class Gallery:
     def _embeddings(self, probes: Sequence[Probe]) -> Templates:
         rows = [probe if isinstance(probe, np.ndarray) else probe.embedding for probe in probes]
         return np.concatenate([check_templates(row, self.dimension) for row in rows])
-
-
-def default_path() -> Path:
-    """The gallery that the command line uses unless told: ``$FACEKD_GALLERY``, else a file of the user's own."""
-    named = os.environ.get(GALLERY_VARIABLE)
-    if named:
-        return Path(named)
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
-    else:
-        folder = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    return folder / "facekd" / "gallery.db"
 
 
 def _is_masked(probe: Probe) -> bool:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from facekd.gallery import cache
+from facekd.gallery.backend import NOBODY, Ranked, people_by_score
 from facekd.gallery.decision import Candidate
-from facekd.gallery.index import NO_TEMPLATE, FlatIndex, Ids, Index
-from facekd.gallery.quantised import QuantisedIndex
+from facekd.gallery.index import FlatIndex, Index
+from facekd.gallery.quantised import Coding, QuantisedIndex
 from facekd.gallery.records import Templates
 from facekd.gallery.store import BATCH, Store
-
-FIRST_LOOK = 16
-"""Templates looked at first; more where they all belong to one person."""
 
 FLAT_UP_TO = 20_000
 """Templates. Below it exact search takes under 5 ms a probe on one core, no more than reading a shortlist back does."""
 
-SAMPLE_BATCHES = 5
-"""Batches of templates from which a large index takes the range of each dimension."""
+SAMPLE = 16_384
+"""Templates from which a large index learns how to code all of them, at most."""
+
+SAVE_AFTER = 5_000
+"""Changes since the cache was written, from which on it is written anew: following them takes about 0.2 s, and so does
+writing a million codes."""
 
 
 class LiveIndex:
-    """Finds people in the state that the store's current view shows. Call its methods inside a view or a change."""
+    """Finds people in the state that the store's current view shows. Call its methods inside a view or a change.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: the gallery's tables.
+        flat_up_to: templates that are searched exactly; :data:`FLAT_UP_TO` unless told.
+    """
+
+    def __init__(self, store: Store, *, flat_up_to: int | None = None) -> None:
         self._store = store
+        self._flat_up_to = FLAT_UP_TO if flat_up_to is None else flat_up_to
         self._index: Index = FlatIndex(store.dimension)
         self._seen = -1
         self._cached = -1
@@ -46,7 +52,7 @@ class LiveIndex:
         if end == self._seen:
             return
         if self._seen < 0:
-            self._from_cache()
+            self._from_cache(end)
         changes = self._store.journal_since(self._seen) if self._seen >= 0 else None
         if changes is None:
             self._load()
@@ -61,79 +67,69 @@ class LiveIndex:
             embeddings: (P, D) float32, unit length.
             wanted: how many people at least, instead of two.
         """
-        total = len(self._index)
-        count = min(FIRST_LOOK, total)
-        while True:
-            scores, ids = self._index.search(embeddings, count) if count else _nothing(len(embeddings))
-            owners = self._store.owners(np.unique(ids).tolist())
-            found = [_best_by_person(row, owned, owners) for row, owned in zip(scores, ids, strict=True)]
-            if count >= total or all(len(people) >= wanted for people in found):
-                break
-            count = min(4 * count, total)
-        names = self._store.names({number for people in found for number in people})
-        return [[Candidate(names[number], score) for number, score in people.items()] for people in found]
+        return people_by_score(self._search, self._store.names, embeddings, len(self._index), wanted)
+
+    def _search(self, embeddings: Templates, count: int) -> Ranked:
+        scores, ids = self._index.search(embeddings, count)
+        owners = self._store.owners(np.unique(ids).tolist())
+        return scores, np.array([[owners.get(identifier, NOBODY) for identifier in row] for row in ids.tolist()])
+
+    def close(self) -> None:
+        """Write a large index beside the gallery for the next opening, where that would save more than it costs."""
+        if self._worth_saving:
+            with self._store.writing():
+                self.save()
 
     def save(self) -> None:
         """Write a large index beside the gallery for the next opening, unless it is there already. Inside a change."""
         self.refresh()
-        store = self._store
-        if not isinstance(self._index, QuantisedIndex) or self._seen == self._cached:
+        store, index = self._store, self._index
+        if not isinstance(index, QuantisedIndex) or self._seen == self._cached:
             return
-        if cache.save(store.path, store.identity(), self._seen, self._index.to_bytes(), store.sealer):
+        content = cache.Cached(self._seen, self._seen, index.coding, index.ids, index.codes)
+        if cache.save(store.path, store.identity(), content, store.sealer):
             self._cached = self._seen
 
     @property
-    def worth_saving(self) -> bool:
-        """Whether :meth:`save` would write something."""
-        return isinstance(self._index, QuantisedIndex) and self._seen != self._cached
+    def _worth_saving(self) -> bool:
+        if not isinstance(self._index, QuantisedIndex):
+            return False
+        return self._cached < 0 or self._seen - self._cached > SAVE_AFTER
 
-    def _from_cache(self) -> None:
-        found = cache.load(self._store.path, self._store.identity(), self._store.sealer)
-        if found is None:
+    def _from_cache(self, end: int) -> None:
+        store = self._store
+        found = cache.load(store.path, store.identity(), store.sealer)
+        # Written or erased from after this view began: not the state that the view shows.
+        if found is None or found.erased > end or found.coding.axes.shape[1] != store.dimension:
             return
-        journal, content = found
-        try:
-            index = QuantisedIndex.from_bytes(content, self._store.embeddings)
-        except RuntimeError:  # of another version of FAISS
-            return
-        if index.dimension == self._store.dimension:
-            self._index, self._seen, self._cached = index, journal, journal
+        self._index = QuantisedIndex.from_codes(found.coding, found.ids, found.codes, store.embeddings)
+        self._seen = self._cached = found.journal
 
     def _load(self) -> None:
-        batches = self._store.templates()
-        self._index, waiting = self._new_index(batches)
-        for ids, templates in chain(waiting, batches):
+        store = self._store
+        count = store.count_templates()
+        self._cached = -1
+        if count <= self._flat_up_to:
+            self._index = FlatIndex(store.dimension)
+        else:
+            self._index = QuantisedIndex(Coding.of(self._sample(count)), store.embeddings)
+        for ids, templates in store.templates():
             self._index.add(ids, templates)
 
-    def _new_index(self, batches: Iterator[tuple[Ids, Templates]]) -> tuple[Index, list[tuple[Ids, Templates]]]:
-        """An empty index of the right kind, and what was read to choose it."""
-        if self._store.count_templates() <= FLAT_UP_TO:
-            return FlatIndex(self._store.dimension), []
-        first = [batch for _, batch in zip(range(SAMPLE_BATCHES), batches, strict=False)]
-        sample = np.concatenate([templates for _, templates in first])
-        return QuantisedIndex(sample, self._store.embeddings), first
+    def _sample(self, count: int) -> Templates:
+        """Templates from all over the gallery: the first of them may be the owner's family."""
+        numbers = [identifier for identifier, _ in self._store.all_owners()]
+        chosen = self._store.embeddings(numbers[:: -(-count // SAMPLE)])
+        return np.array([*chosen.values()], np.float32)
 
     def _follow(self, changes: Sequence[tuple[str, int]]) -> None:
         last = {identifier: change for change, identifier in changes}
         gone = [identifier for identifier, change in last.items() if change == "remove"]
         self._index.remove(np.array(gone, np.int64))
         added = [identifier for identifier, change in last.items() if change == "add"]
-        if isinstance(self._index, FlatIndex) and len(self._index) + len(added) > FLAT_UP_TO:
+        if isinstance(self._index, FlatIndex) and len(self._index) + len(added) > self._flat_up_to:
             self._load()
             return
         for start in range(0, len(added), BATCH):
             found = self._store.embeddings(added[start : start + BATCH])
             self._index.add(np.array([*found], np.int64), np.array([*found.values()], np.float32))
-
-
-def _nothing(probes: int) -> tuple[npt.NDArray[np.float32], Ids]:
-    return np.empty((probes, 0), np.float32), np.empty((probes, 0), np.int64)
-
-
-def _best_by_person(scores: npt.NDArray[np.float32], ids: Ids, owners: dict[int, int]) -> dict[int, float]:
-    """The first, that is the best, score of each person number; scores fall."""
-    best: dict[int, float] = {}
-    for score, identifier in zip(scores.tolist(), ids.tolist(), strict=True):
-        if identifier != NO_TEMPLATE:
-            best.setdefault(owners[identifier], min(1.0, score))  # float32 sums of equal vectors may pass 1
-    return best

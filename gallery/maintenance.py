@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
-from facekd.gallery import audit, cache
+from facekd.gallery import cache
+from facekd.gallery.backend import TemplateStore
 from facekd.gallery.connection import Connection, explained
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.records import UNIT_TOLERANCE, Health, Templates, check_templates
-from facekd.gallery.schema import current_version
 from facekd.gallery.sealing import KeySource
-from facekd.gallery.store import Store
 
 REEMBED_BATCH = 64
 
@@ -44,35 +43,25 @@ def check(gallery: Gallery, *, audit_head: str | None = None) -> Health:
     Returns:
         What was found. ``problems`` is empty in a healthy gallery.
     """
-    problems: list[str] = []
     store = gallery.store
+    problems = store.faults(audit_head)
     with store.reading():
-        sqlite = store.connection.sqlite
-        problems += [f"SQLite: {row[0]}" for row in sqlite.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
-        problems += [f"a row of {row[0]} has no owner" for row in sqlite.execute("PRAGMA foreign_key_check")]
         people = store.people()
         for person in people:
             problems += _check_person(store, person.number, person.name)
-        log = audit.verify(store, audit_head)
-        if log.problem:
-            problems.append(log.problem)
-    if not store.connection.erase_leftovers(vacuum=True):
-        problems.append("removed templates may linger in the WAL while another process reads an older state")
     return Health(
         people=len(people),
         templates=sum(person.templates for person in people),
         contract=gallery.contract,
-        schema=current_version(),
-        encrypted=store.sealer.name != "none",
+        schema=store.schema,
+        encrypted=store.encrypted,
         problems=tuple(problems),
     )
 
 
-def _check_person(store: Store, number: int, name: str) -> list[str]:
+def _check_person(store: TemplateStore, number: int, name: str) -> list[str]:
     try:
         templates = store.templates_of(number)
-        for template in templates:
-            store.crop(template.id)
     except GalleryError as error:
         return [f"{name!r}: {error}"]
     lengths = [float(np.linalg.norm(template.embedding)) for template in templates]
@@ -94,13 +83,13 @@ def backup(gallery: Gallery, path: str | os.PathLike[str]) -> int:
     Raises:
         ConfigError: the file exists or cannot be written.
     """
-    target = Path(path)
+    store, target = gallery.file_store("a backup"), Path(path)
     if target.exists():
         raise ConfigError(f"{target} exists: name another file for the backup, or move this one away")
     partial = _private_part(target)
     try:
-        with explained(gallery.path), gallery.store.reading(), closing(sqlite3.connect(partial)) as copy:
-            gallery.store.connection.sqlite.backup(copy)
+        with explained(store.path), store.reading(), closing(sqlite3.connect(partial)) as copy:
+            store.connection.sqlite.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a WAL beside it
         _settle(partial, target)
     except BaseException:
@@ -135,12 +124,15 @@ def restore(
             health = check(copy)
             if health.problems:
                 raise GalleryError(f"the backup {source} is damaged: {health.problems[0]}; use another one")
-            with copy.store.writing():
+            store = copy.file_store("a restored backup")
+            with store.writing():
                 # Readers compare journal numbers: this one must be new to all of them.
-                copy.store.skip_journal_to(_journal_end(target))
-                copy.store.note_reload()
-                audit.append(copy.store, copy.now(), "restore", {"templates": health.templates})
-            copy.store.connection.erase_leftovers(vacuum=False)
+                store.skip_journal_to(_journal_end(target))
+                store.note_reload()
+                store.log(copy.now(), "restore", {"templates": health.templates})
+            store.connection.erase_leftovers(vacuum=False)
+        # Before the file: killed in between, the restored gallery must not find an index of the one that it replaced.
+        cache.drop(target)
         if not _overwrite(partial, target):
             for suffix in ("-wal", "-shm"):
                 target.with_name(target.name + suffix).unlink(missing_ok=True)
@@ -159,10 +151,10 @@ def rotate_key(gallery: Gallery, key: KeySource) -> None:
     processes that have the gallery open ask their key source again, and stop with an error where it still gives the
     old key.
     """
-    store = gallery.store
+    store = gallery.file_store("encryption")
     with store.writing():
         store.seal_under(key)
-        audit.append(store, gallery.now(), "rotate-key", {"templates": store.count_templates()})
+        store.log(gallery.now(), "rotate-key", {"templates": store.count_templates()})
     store.use_key(key)
     # What was sealed under the old key, or not at all, must not linger in free pages.
     store.connection.erase_leftovers(vacuum=True)
@@ -185,7 +177,7 @@ def reembed(
     Raises:
         GalleryError: crops were not kept for some template: only photographs can help then.
     """
-    store = gallery.store
+    store = gallery.file_store("re-embedding")
     with store.writing():
         owners = store.all_owners()
         lacking = store.count_lacking_crops()
@@ -202,7 +194,7 @@ def reembed(
         store.set_meta("contract", contract)
         store.set_meta("dimension", str(dimension))
         store.note_reload()
-        audit.append(store, gallery.now(), "reembed", {"contract": contract, "templates": len(owners)})
+        store.log(gallery.now(), "reembed", {"contract": contract, "templates": len(owners)})
     store.connection.erase_leftovers(vacuum=True)
     gallery.close()
     return len(owners)

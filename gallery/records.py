@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,10 @@ Templates = npt.NDArray[np.float32]
 LONGEST_NAME = 200
 UNIT_TOLERANCE = 1e-3
 """How far a template's length may lie from one: float32 sums over 512 terms stay well inside."""
+
+
+class NoGallery(GalleryError):
+    """There is no gallery yet where one was to be opened."""
 
 
 class UnknownPerson(GalleryError):
@@ -54,12 +59,14 @@ class NewTemplate:
         quality: 0..1 from :mod:`facekd.recognition.quality`, or None where unknown.
         mask: the mask status at enrolment (``none`` unless the policy lets others in), or None where unknown.
         crop: the aligned crop (112, 112, 3) RGB uint8, only where the owner chose to keep crops.
+        created: UTC time of its enrolment, ISO 8601; empty for now.
     """
 
     embedding: Templates
     quality: float | None = None
     mask: str | None = None
     crop: npt.NDArray[np.uint8] | None = None
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ class Removal:
         templates: how many templates went with it.
         erased: True when no file of the gallery holds their bytes any more. False while another process is reading
             an older state or writing, and in a gallery too large to be rewritten each time: the records themselves
-            are overwritten, and ``facekd gallery check`` finishes the job.
+            are overwritten, and ``facekd gallery check`` finishes the job. Always False in Milvus, which marks rows as
+            deleted and drops their bytes when it compacts.
     """
 
     person: str
@@ -101,6 +109,16 @@ class Health:
     schema: int
     encrypted: bool
     problems: tuple[str, ...] = field(default=())
+
+
+def check_contract(location: str | os.PathLike[str], stored: str, wanted: str) -> None:
+    """Refuse to compare templates of two models."""
+    if stored != wanted:
+        raise GalleryError(
+            f"gallery {location} holds templates of embedder {stored}, this program uses embedder {wanted}: templates "
+            "of two models cannot be compared. Use the model the gallery was made with, run `facekd gallery reembed` "
+            "where crops were kept, or enrol the people anew into another gallery"
+        )
 
 
 def check_name(name: str) -> str:

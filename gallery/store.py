@@ -21,26 +21,34 @@ import numpy.typing as npt
 from PIL import Image
 
 from facekd.errors import GalleryError
-from facekd.gallery import cache
-from facekd.gallery.connection import Connection
-from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates
+from facekd.gallery import audit, cache
+from facekd.gallery.connection import Connection, is_busy
+from facekd.gallery.records import NewTemplate, NoGallery, Person, StoredTemplate, Templates, check_contract
+from facekd.gallery.schema import current_version
 from facekd.gallery.sealing import SALT_BYTES, AesSealer, KeySource, PlainSealer, Sealer
 
 JOURNAL_ROWS = 100_000
 """Changes that a reader may lag behind before it loads everything again."""
+
+VACUUM_BYTES = 32 * 2**20
+"""Galleries up to this size (13 thousand templates) are rewritten after each removal, in a fraction of a second. That
+keeps other writers out meanwhile, so larger ones are rewritten by ``facekd gallery check`` in a quiet hour."""
 
 BATCH = 4096
 PEOPLE = "SELECT p.name, count(t.id), p.created, p.id FROM people p LEFT JOIN templates t ON t.person = p.id"
 
 
 class Store:
-    """The tables of one gallery. Open with :meth:`open`.
+    """The tables of one gallery (see :class:`facekd.gallery.backend.TemplateStore`). Open with :meth:`open`.
 
     Attributes:
         contract: id of the embedder whose templates these are.
         dimension: length of a template.
         sealer: how records lie on disk.
     """
+
+    schema = current_version()
+    not_promised: tuple[str, ...] = ()
 
     def __init__(self, connection: Connection, key: KeySource | None) -> None:
         self._connection = connection
@@ -93,7 +101,7 @@ class Store:
         if self.meta("contract") is not None:  # another process was faster
             return
         if contract is None:
-            raise GalleryError(f"the gallery at {self.path} is empty: enrol somebody first, or check the path")
+            raise NoGallery(f"the gallery at {self.path} is empty: enrol somebody first, or check the path")
         self.set_meta("contract", contract)
         self.set_meta("dimension", str(dimension))
         self.set_meta("gallery", uuid.uuid4().hex)
@@ -104,6 +112,16 @@ class Store:
     def path(self) -> Path:
         """The gallery's file."""
         return self._connection.path
+
+    @property
+    def location(self) -> str:
+        """The gallery's file, as text."""
+        return str(self.path)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether records are sealed."""
+        return self.sealer.name != "none"
 
     @property
     def connection(self) -> Connection:
@@ -211,7 +229,7 @@ class Store:
             sealed = self.sealer.seal(template.embedding.astype("<f4").tobytes(), _place(identifier, number))
             self._run(
                 "INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?)",
-                (identifier, number, sealed, template.quality, template.mask, now),
+                (identifier, number, sealed, template.quality, template.mask, template.created or now),
             )
             if template.crop is not None:
                 crop = self.sealer.seal(_png(template.crop), f"crops/{identifier}")
@@ -319,7 +337,7 @@ class Store:
         self._note("reload", [0])
 
     def _note(self, change: str, ids: Sequence[int]) -> None:
-        if change != "add":
+        if change == "reload":
             cache.drop(self.path)
         rows = [(change, identifier) for identifier in ids]
         self._connection.sqlite.executemany("INSERT INTO journal (change, template) VALUES (?, ?)", rows)
@@ -356,22 +374,61 @@ class Store:
         """Go on with another key, after :meth:`seal_under` was committed."""
         self._key = key
 
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    def log(self, now: str, action: str, detail: dict[str, object]) -> None:
+        """Note a change in the audit log, inside it."""
+        audit.append(self, now, action, detail)
+
+    def erase_leftovers(self) -> bool:
+        """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means."""
+        cached = self._erase_from_cache()
+        return self._connection.erase_leftovers(vacuum=self.path.stat().st_size <= VACUUM_BYTES) and cached
+
+    def _erase_from_cache(self) -> bool:
+        """Overwrite removed templates' codes in the index on disk; False where another process keeps us from it."""
+        if not cache.exists(self.path):
+            return True
+        try:
+            with self.writing():
+                erased = cache.erased_up_to(self.path, self.identity())
+                changes = None if erased is None else self.journal_since(erased)
+                if changes is None:  # of another gallery, or too long ago, or everything was made anew since
+                    cache.drop(self.path)
+                else:
+                    gone = [identifier for change, identifier in changes if change == "remove"]
+                    cache.erase(self.path, self.identity(), gone, self.journal_end(), self.sealer)
+        except OSError:
+            return False
+        except GalleryError as error:
+            if not is_busy(error):
+                raise
+            return False
+        return True
+
+    def faults(self, audit_head: str | None) -> list[str]:
+        """What is wrong with the file, its crops and its audit log; finishes erasing what was removed."""
+        with self.reading():
+            found = [f"SQLite: {row[0]}" for row in self._run("PRAGMA integrity_check(10)") if row[0] != "ok"]
+            found += [f"a row of {row[0]} has no owner" for row in self._run("PRAGMA foreign_key_check")]
+            for (identifier,) in self._run("SELECT template FROM crops").fetchall():
+                try:
+                    self.crop(identifier)
+                except GalleryError as error:
+                    found.append(f"crop of template {identifier}: {error}")
+            if problem := audit.verify(self, audit_head).problem:
+                found.append(problem)
+        cached = self._erase_from_cache()
+        if not (self._connection.erase_leftovers(vacuum=True) and cached):
+            found.append("removed templates may linger in the WAL while another process reads an older state")
+        return found
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
     def _run(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         return self._connection.sqlite.execute(statement, values)
-
-
-def check_contract(path: Path, stored: str, wanted: str) -> None:
-    """Refuse to compare templates of two models."""
-    if stored != wanted:
-        raise GalleryError(
-            f"gallery {path} holds templates of embedder {stored}, this program uses embedder {wanted}: templates "
-            "of two models cannot be compared. Use the model the gallery was made with, run `facekd gallery reembed` "
-            "where crops were kept, or enrol the people anew into another gallery"
-        )
 
 
 def _place(identifier: int, number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 GalleryOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--gallery", metavar="PATH", help="The gallery to look at; by default $FACEKD_GALLERY or your own."),
 ]
 
@@ -21,17 +20,17 @@ def doctor(gallery: GalleryOption = None, json: JsonOption = False, threads: Thr
     Exit code 4 when a model or the gallery is damaged.
     """
     from facekd.doctor import examine
-    from facekd.gallery.gallery import default_path
+    from facekd.gallery.location import default_location
 
     with Output(json=json, threads=threads) as output:
-        path = gallery or default_path()
-        report = examine(path, must_exist=gallery is not None)
+        location = gallery or default_location()
+        report = examine(location, must_exist=gallery is not None)
         if report["problems"]:
             output.at_least(ExitCode.DAMAGED)
-        output.result(report, text=_text(report, path))
+        output.result(report, text=_text(report, location))
 
 
-def _text(report: dict[str, Any], path: Path) -> str:
+def _text(report: dict[str, Any], location: str) -> str:
     machine, health = report["machine"], report["gallery"]
     lines = [f"machine      {machine['system']}, {machine['cores']} cores"]
     versions = [f"{name} {version or 'not installed'}" for name, version in report["versions"].items()]
@@ -39,10 +38,10 @@ def _text(report: dict[str, Any], path: Path) -> str:
     for index, model in enumerate(report["models"]):
         lines.append(_row("models", index, f"{model['name']}: {'verified' if model['verified'] else 'DAMAGED'}"))
     if health is None:
-        lines.append(f"gallery      none at {path}")
+        lines.append(f"gallery      none at {location}")
     elif "people" in health:
         sealed = "encrypted" if health["encrypted"] else "not encrypted"
-        lines.append(f"gallery      {path}: {health['people']} people, {health['templates']} templates, {sealed}")
+        lines.append(f"gallery      {location}: {health['people']} people, {health['templates']} templates, {sealed}")
     lines += [_row("beware", index, words) for index, words in enumerate(report["not_protected"])]
     lines += [_row("PROBLEM", index, words) for index, words in enumerate(report["problems"])]
     return "\n".join([*lines, "" if report["problems"] else "everything is in order"]).rstrip()

@@ -64,7 +64,7 @@ def enroll(
         refused = sum(len(report.refused) for report in reports)
         output.result(
             {"people": [report.to_dict() for report in reports]},
-            text=f"{enrolled} photographs enrolled of {known} people, {refused} refused; gallery {opened.path}",
+            text=f"{enrolled} photographs enrolled of {known} people, {refused} refused; gallery {opened.location}",
         )
 
 

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from facekd.pipeline import FacePipeline
 
 GalleryOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--gallery", metavar="PATH", show_default=False, help="The gallery's file; default $FACEKD_GALLERY or your own."
+        "--gallery",
+        metavar="PATH",
+        show_default=False,
+        help="The gallery's file, or its address in Milvus (docs/milvus.md); default $FACEKD_GALLERY or your own.",
     ),
 ]
 KeyFileOption = Annotated[
@@ -54,19 +57,35 @@ ThresholdOption = Annotated[
 ]
 
 
-def gallery_path(path: Path | None) -> Path:
-    """The gallery's file; the folder of the default one is made."""
-    from facekd.gallery import default_path
+def gallery_location(gallery: str | None) -> str:
+    """Where the gallery is, or is to be; the folder of the default file is made."""
+    from facekd.gallery.location import default_location, parse_location
 
-    if path is not None:
-        return path
-    path = default_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the folder {path.parent} cannot be made: {error.strerror or error}; use --gallery"
-        ) from error
+    if gallery is not None:
+        return gallery
+    location = default_location()
+    path = parse_location(location)
+    if isinstance(path, Path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the folder {path.parent} cannot be made: {error.strerror or error}; use --gallery"
+            ) from error
+    return location
+
+
+def gallery_file(gallery: str | None, purpose: str) -> Path:
+    """The gallery's file, for what there is only for files.
+
+    Raises:
+        ConfigError: the gallery is an address in Milvus.
+    """
+    from facekd.gallery.location import parse_location
+
+    path = parse_location(gallery_location(gallery))
+    if not isinstance(path, Path):
+        raise ConfigError(f"{purpose} is for galleries in a file, and {path} lies in Milvus: see docs/milvus.md")
     return path
 
 
@@ -77,17 +96,17 @@ def key_source(key_file: Path | None) -> KeySource | None:
     return key_from_file(key_file) if key_file is not None else key_from_environment()
 
 
-def open_gallery(path: Path | None, key_file: Path | None, calibration: Path | None = None) -> Gallery:
+def open_gallery(gallery: str | None, key_file: Path | None, calibration: Path | None = None) -> Gallery:
     """Open a gallery that exists, whatever model made it."""
     from facekd.gallery import Gallery
 
     return Gallery.open(
-        gallery_path(path), create=False, key=key_source(key_file), calibration=load_calibration(calibration)
+        gallery_location(gallery), create=False, key=key_source(key_file), calibration=load_calibration(calibration)
     )
 
 
 def open_with_pipeline(
-    path: Path | None,
+    gallery: str | None,
     key_file: Path | None,
     *,
     calibration: Path | None = None,
@@ -101,13 +120,14 @@ def open_with_pipeline(
     """
     from facekd.gallery import Gallery
     from facekd.gallery.gallery import DIMENSION
+    from facekd.gallery.records import NoGallery
     from facekd.pipeline import FacePipeline
     from facekd.zoo import find_model, load_manifest
 
-    target, key = gallery_path(path), key_source(key_file)
+    location, key = gallery_location(gallery), key_source(key_file)
     record = find_model("embedder")
-    if target.exists() and target.stat().st_size:
-        with Gallery.open(target, create=False, key=key) as existing:
+    try:
+        with Gallery.open(location, create=False, key=key) as existing:
             made_by = [
                 model
                 for model in load_manifest().models.values()
@@ -116,10 +136,10 @@ def open_with_pipeline(
             dimension = existing.dimension
         # Of no model that we have: opening it below says so.
         chosen = made_by[0] if made_by else record
-    else:
+    except NoGallery:
         chosen, dimension = record, DIMENSION
-    gallery = Gallery.open(
-        target,
+    opened = Gallery.open(
+        location,
         contract=chosen.contract,
         create=create,
         key=key,
@@ -128,10 +148,10 @@ def open_with_pipeline(
         dimension=dimension,
     )
     if chosen.contract == record.contract:
-        return gallery, FacePipeline()
+        return opened, FacePipeline()
     from facekd.recognition.embedder import Embedder
 
-    return gallery, FacePipeline(embedder=Embedder(chosen))
+    return opened, FacePipeline(embedder=Embedder(chosen))
 
 
 def load_calibration(path: Path | None) -> Calibration | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_path, key_source, open_gallery
+from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_file, key_source, open_gallery
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Check, back up, restore, encrypt and audit a gallery.")
@@ -44,8 +44,8 @@ def check(
         sealed = "encrypted" if health.encrypted else "not encrypted"
         verdict = "healthy" if not health.problems else f"{len(health.problems)} problems"
         output.result(
-            {"path": str(opened.path), "healthy": not health.problems, **asdict(health)},
-            text=f"{opened.path}: {verdict}; {health.people} people, {health.templates} templates of embedder "
+            {"path": opened.location, "healthy": not health.problems, **asdict(health)},
+            text=f"{opened.location}: {verdict}; {health.people} people, {health.templates} templates of embedder "
             f"{health.contract}, {sealed}",
         )
 
@@ -78,10 +78,11 @@ def restore(
     from facekd.gallery.maintenance import restore as restore_gallery
 
     with Output(json=json, threads=threads) as output:
-        health = restore_gallery(path, gallery_path(gallery), key=key_source(key_file))
+        target = gallery_file(gallery, "a backup")
+        health = restore_gallery(path, target, key=key_source(key_file))
         output.result(
-            {"path": str(gallery_path(gallery)), "people": health.people, "templates": health.templates},
-            text=f"{gallery_path(gallery)} is restored: {health.people} people, {health.templates} templates",
+            {"path": str(target), "people": health.people, "templates": health.templates},
+            text=f"{target} is restored: {health.people} people, {health.templates} templates",
         )
 
 
@@ -101,7 +102,7 @@ def rotate_key(
     from facekd.gallery.sealing import new_key_file as draw_key
 
     with Output(json=json, threads=threads) as output:
-        path = gallery_path(gallery)
+        path = gallery_file(gallery, "encryption")
         old = key_source(key_file) if is_encrypted(path) else None
         with Gallery.open(path, create=False, key=old) as opened:
             new = key_from_file(new_key_file) if new_key_file.exists() else draw_key(new_key_file)
@@ -148,9 +149,10 @@ def audit(
     from facekd.gallery import audit as log
 
     with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
-        with opened.store.reading():
-            report = log.verify(opened.store, seen)
-            entries = log.entries(opened.store)
+        store = opened.file_store("the audit log")
+        with store.reading():
+            report = log.verify(store, seen)
+            entries = log.entries(store)
         if report.problem:
             output.error(report.problem, ExitCode.DAMAGED)
         table = Table("number", "time", "action", "detail", box=None, pad_edge=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_path, key_source, open_gallery
+from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_location, key_source, open_gallery
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 people_app = typer.Typer(no_args_is_help=True, help="List, rename, remove, export and import people.")
@@ -61,7 +61,8 @@ def remove(
         removal = opened.remove_templates(name, template) if template else opened.remove(name)
         if not removal.erased:
             output.warn(
-                "copies of its bytes may linger (large gallery, or in use): run `facekd gallery check` in a quiet hour"
+                "copies of its bytes may linger (large gallery, in use, or in Milvus): run `facekd gallery check` in a "
+                "quiet hour; for Milvus see docs/milvus.md"
             )
         answer = {"removed": removal.person, "templates": removal.templates, "erased": removal.erased}
         whole = f"{removal.person} is removed" if not template else f"removed from {removal.person}"
@@ -101,7 +102,7 @@ def import_people(
     with Output(json=json, threads=threads) as output:
         table, _ = read_export(path)
         with Gallery.open(
-            gallery_path(gallery), contract=table.contract, dimension=table.dimension, key=key_source(key_file)
+            gallery_location(gallery), contract=table.contract, dimension=table.dimension, key=key_source(key_file)
         ) as opened:
             report = opened.import_(path, merge=merge)
         if not report.templates:

@@ -2,12 +2,13 @@ import os
 import sqlite3
 import stat
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facekd.errors import ConfigError, GalleryError
-from facekd.gallery import Gallery, UnknownPerson, default_path
+from facekd.gallery import Gallery, UnknownPerson, default_location
 from facekd.gallery.policy import EnrolmentPolicy
 
 
@@ -347,6 +348,6 @@ def test_a_creation_that_was_cut_short_is_completed(open_gallery, unit, tmp_path
 
 def test_the_command_lines_gallery(monkeypatch, tmp_path):
     monkeypatch.setenv("FACEKD_GALLERY", str(tmp_path / "mine.db"))
-    assert default_path() == tmp_path / "mine.db"
+    assert default_location() == str(tmp_path / "mine.db")
     monkeypatch.delenv("FACEKD_GALLERY")
-    assert default_path().name == "gallery.db"
+    assert Path(default_location()).name == "gallery.db"

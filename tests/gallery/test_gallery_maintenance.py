@@ -70,7 +70,7 @@ def test_removal_says_when_a_reader_keeps_the_old_state(gallery, open_gallery, u
 
 
 def test_a_large_gallery_is_rewritten_by_the_check(gallery, unit, tmp_path, monkeypatch):
-    monkeypatch.setattr("facekd.gallery.gallery.VACUUM_BYTES", 1000)
+    monkeypatch.setattr("facekd.gallery.store.VACUUM_BYTES", 1000)
     assert not gallery.remove("Ada").erased
     # Overwritten all the same; what is left to the check is what moved pages may have left.
     assert unit(1).tobytes() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from facekd.detection.codec import decode_boxes
 from facekd.detection.data.batches import BatchMaker, DetectionBatch, Phase
 from facekd.detection.data.changes import ChangeSettings
 from facekd.detection.data.crops import CropSettings
-from facekd.detection.data.photographs import SourceSettings, load_source, read_photographs, require_data
+from facekd.detection.data.photographs import Photograph, SourceSettings, load_source, read_photographs, require_data
 from facekd.detection.labels import LabelledPhotograph, read_labels
 from facekd.detection.loss import LossSettings, multibox_loss
 from facekd.detection.network import ExportedRetinaFace, NetworkSettings, RetinaFace
@@ -29,7 +30,7 @@ from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Section, TrainingSettings
 from facekd.engine.task import Task
 from facekd.evaluation.detection import PhotographDetections, detection_figures
-from facekd.zoo import Preprocessing
+from facekd.zoo import Preprocessing, find_model
 
 LabelledPixels = tuple[NDArray[np.uint8], LabelledPhotograph]
 
@@ -58,18 +59,21 @@ class DataSettings(Section):
         folders: where the paths of sources and validation are looked for, in order; the working folder if none.
         sources: collections to train on.
         validation: see there.
+        test: what a comparison of finished detectors publishes; no training ever reads it.
     """
 
     folders: tuple[Path, ...] = ()
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     validation: ValidationSettings
+    test: ValidationSettings | None = None
 
 
 class StudentSettings(NetworkSettings):
     """The network, and where its weights start.
 
     Attributes:
-        init: an exported detector of the same shape; without it the network starts from noise.
+        init: an exported detector of the same shape, or the name of a model of the zoo; without it the network starts
+            from noise.
     """
 
     init: Path | None = None
@@ -99,38 +103,68 @@ class Recipe(Section):
     training: TrainingSettings
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectorData:
+    """What a recipe trains on and is judged by, decoded.
+
+    Attributes:
+        collections: photographs to train on, collection by collection.
+        weights: how often each collection is drawn from, relative to the others.
+        held_out: of the same collections, to watch by.
+        validation: photographs by which the best weights are chosen.
+    """
+
+    collections: list[list[Photograph]]
+    weights: list[float]
+    held_out: list[LabelledPixels]
+    validation: list[LabelledPixels]
+
+    @classmethod
+    def load(cls, settings: DataSettings, say: Callable[[str], None]) -> DetectorData:
+        """Read what the settings name.
+
+        Args:
+            settings: of a recipe.
+            say: called with one line about what was loaded or left out.
+
+        Raises:
+            DataError: photographs or labels are missing.
+        """
+        collections, weights, held_out = [], [], list[LabelledPixels]()
+        for source in settings.sources:
+            photographs, kept = load_source(source, settings.folders, say)
+            if photographs:
+                collections.append(photographs)
+                weights.append(source.weight)
+            held_out += kept
+            say(f"{source.labels}: {len(photographs)} photographs to train on, {len(kept)} to watch by")
+        return cls(collections, weights, held_out, labelled_pixels(settings.validation, settings.folders))
+
+
 class DetectorTask:
     """See `facekd.engine.task.Task`.
 
     Args:
-        recipe: what to train, from what.
-        say: called with one line about what was loaded or left out.
+        recipe: what to train.
+        data: from what; several tasks may share it.
     """
 
     module: nn.Module
     student: nn.Module
 
-    def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, data: DetectorData) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.training.seed)
         network = RetinaFace(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(ExportedRetinaFace(network), recipe.network.init)
+            load_onnx_weights(ExportedRetinaFace(network), _weights_file(recipe.network.init))
         # The fast layout for convolutions on a processor; pictures arrive in it by nature.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student = self.module = network
-        collections, weights, self._held_out = [], [], list[LabelledPixels]()
-        for source in recipe.data.sources:
-            photographs, held_out = load_source(source, recipe.data.folders, say)
-            if photographs:
-                collections.append(photographs)
-                weights.append(source.weight)
-            self._held_out += held_out
-            say(f"{source.labels}: {len(photographs)} photographs to train on, {len(held_out)} to watch by")
         self._batches = BatchMaker(
-            collections, weights, recipe.phases, recipe.crops, recipe.changes, recipe.training.seed
+            data.collections, data.weights, recipe.phases, recipe.crops, recipe.changes, recipe.training.seed
         )
-        self._validation = _validation_photographs(recipe.data)
+        self._held_out, self._validation = data.held_out, data.validation
 
     def batch(self, step: int) -> DetectionBatch:
         """The batch of a step."""
@@ -140,6 +174,21 @@ class DetectorTask:
         """Score, box and landmark terms."""
         pictures = normalise(batch.pictures, self.recipe.preprocessing)
         return multibox_loss(self.module(pictures), batch, self.recipe.loss)
+
+    def extras(self, pictures: Tensor, batch: DetectionBatch) -> dict[str, Tensor]:
+        """What methods of distillation ask for by name; see `facekd.distill.task.DistilledTask`.
+
+        Args:
+            pictures: (N, 3, H, W) as the network sees them.
+            batch: where they come from.
+
+        Returns:
+            ``anchors`` (A, 4), and the true faces: ``boxes`` (K, 4) and ``landmarks`` (K, 5, 2) in pixels (the batch's
+            own entries of these names are codes), and ``photographs`` (K,), the picture of each.
+        """
+        squares = torch.from_numpy(anchors(pictures.shape[2], pictures.shape[3]).copy()).to(pictures.device)
+        faces = {"boxes": batch.faces, "landmarks": batch.face_landmarks, "photographs": batch.face_pictures}
+        return {"anchors": squares, **faces}
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """Average precision (``score``) and recalls on validation photographs; ``watch_ap`` on those held out."""
@@ -175,19 +224,22 @@ def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> Task
         DataError: photographs or labels are missing.
         ModelError: the weights to start from do not fit.
     """
-    task = DetectorTask(recipe, say or Console(stderr=True).print)
-    seed = recipe.training.seed
-    return distil(task, recipe.distill, {"retinaface": _exported_network}, seed=seed, extras=_anchors_of)
+    task = DetectorTask(recipe, DetectorData.load(recipe.data, say or Console(stderr=True).print))
+    return distil(task, recipe.distill, ARCHITECTURES, seed=recipe.training.seed)
 
 
 def _exported_network(**options: Any) -> nn.Module:
-    """A teacher's network in the shape that exported weights have."""
+    """A teacher's network in the shape that exported weights have: its layers are `network.pyramid` and so on."""
     return ExportedRetinaFace(RetinaFace(NetworkSettings.model_validate(options)))
 
 
-def _anchors_of(pictures: Tensor) -> dict[str, Tensor]:
-    """What imitation of decoded boxes needs: the anchors of pictures (N, 3, H, W)."""
-    return {"anchors": torch.from_numpy(anchors(pictures.shape[2], pictures.shape[3]).copy())}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"retinaface": _exported_network}
+"""Networks that a recipe may name as teacher; options are those of `NetworkSettings`."""
+
+
+def _weights_file(init: Path) -> Path:
+    """A file as it stands, or that of a model of the zoo."""
+    return init if init.suffix == ".onnx" else find_model(str(init)).path
 
 
 def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -229,9 +281,18 @@ def export_detector(network: RetinaFace, path: Path) -> None:
     )
 
 
-def _validation_photographs(data: DataSettings) -> list[LabelledPixels]:
-    settings = data.validation
-    labels = read_labels(require_data(settings.labels, data.folders))
-    if settings.limit and len(labels) > settings.limit:
-        labels = [labels[index] for index in np.linspace(0, len(labels) - 1, settings.limit).round().astype(int)]
-    return list(zip(read_photographs(require_data(settings.photographs, data.folders), labels), labels, strict=True))
+def evenly(labels: list[LabelledPhotograph], limit: int) -> list[LabelledPhotograph]:
+    """So many of the photographs, evenly spread; all where the limit is 0."""
+    if not limit or len(labels) <= limit:
+        return labels
+    return [labels[index] for index in np.linspace(0, len(labels) - 1, limit).round().astype(int)]
+
+
+def labelled_pixels(settings: ValidationSettings, folders: Sequence[Path]) -> list[LabelledPixels]:
+    """The photographs of a labelled split.
+
+    Raises:
+        DataError: photographs or labels are missing.
+    """
+    labels = evenly(read_labels(require_data(settings.labels, folders)), settings.limit)
+    return list(zip(read_photographs(require_data(settings.photographs, folders), labels), labels, strict=True))

@@ -7,7 +7,7 @@ each step uses the classes of the batch and a random part of the others, which c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ class PartialFC(nn.Module):
         self.sample_rate = sample_rate
         self.seed = seed
         self.averaged = averaged
-        self.rank, self.ranks = _rank_and_ranks()
+        self.rank, self.ranks = rank_and_ranks()
         if classes < 2 * self.ranks:
             raise ValueError(f"{classes} classes do not give each of {self.ranks} ranks two; use fewer ranks")
         self.first, after = (classes * r // self.ranks for r in (self.rank, self.rank + 1))
@@ -154,10 +154,39 @@ class PartialFC(nn.Module):
         self.head.weight.copy_(centres[self.first : self.first + len(self.head.weight)])
 
 
-def _rank_and_ranks() -> tuple[int, int]:
+def rank_and_ranks() -> tuple[int, int]:
+    """This process' place among those of ``torch.distributed``, and their number; (0, 1) where it is not in use."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def average_gradients(module: nn.Module, apart: Sequence[nn.Module] = ()) -> None:
+    """Keep the copies of a module alike on all ranks: equal weights now, and mean gradients after each backward pass.
+
+    What DistributedDataParallel does for a module that is called once; here adapters are called by other modules than
+    the student is. Running statistics of BatchNorm start equal and then follow each rank's own batches. Does nothing
+    in a single process.
+
+    Args:
+        module: everything that is trained.
+        apart: parts of it that are each rank's own, such as a ``PartialFC``.
+    """
+    ranks = rank_and_ranks()[1]
+    if ranks == 1:
+        return
+    own = {id(value) for part in apart for value in (*part.parameters(), *part.buffers())}
+
+    def average(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= ranks
+
+    for value in (*module.parameters(), *module.buffers()):
+        if id(value) not in own:
+            distributed.broadcast(value.data, 0)
+            if value.requires_grad:
+                value.register_post_accumulate_grad_hook(average)
 
 
 def _mixed(*numbers: int) -> int:
@@ -171,7 +200,7 @@ def _mixed(*numbers: int) -> int:
 
 def _gathered(part: Tensor) -> Tensor:
     """The ranks' tensors of one shape, one after the other; no gradient."""
-    ranks = _rank_and_ranks()[1]
+    ranks = rank_and_ranks()[1]
     if ranks == 1:
         return part
     parts = [torch.empty_like(part) for _ in range(ranks)]
@@ -180,7 +209,7 @@ def _gathered(part: Tensor) -> Tensor:
 
 
 def _maximum(values: Tensor) -> Tensor:
-    if _rank_and_ranks()[1] > 1:
+    if rank_and_ranks()[1] > 1:
         distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values
 
@@ -195,7 +224,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        rank, ranks = _rank_and_ranks()
+        rank, ranks = rank_and_ranks()
         gradient = gradients[0].contiguous()
         if ranks > 1:
             gradient = gradient.clone()
@@ -209,7 +238,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, part: Tensor) -> Tensor:
         total = part.clone()
-        if _rank_and_ranks()[1] > 1:
+        if rank_and_ranks()[1] > 1:
             distributed.all_reduce(total)
         return total
 

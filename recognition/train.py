@@ -1,139 +1,52 @@
-"""Train an embedder: imitation of a teacher's embeddings on every crop, CurricularFace on those with an identity."""
+"""Train an embedder: a margin loss on the crops with an identity, and whatever its recipe distils, on every crop."""
 
 from __future__ import annotations
 
 import csv
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from facekd.distill.embedding import cosine_embedding_loss
-from facekd.distill.relation import similarity_matrix_loss
+from facekd.distill.class_centres import class_centres
+from facekd.distill.distiller import Distiller
+from facekd.distill.methods import find_method
+from facekd.distill.opening import distil, stored
+from facekd.distill.settings import DistillSettings
+from facekd.distill.task import ANSWERS
+from facekd.distill.teachers import CachedTeacher, Teacher
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Fraction, Section, TrainingSettings
+from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
-from facekd.recognition.data.augment import Augmentation, augment
+from facekd.recognition.data.augment import augment
 from facekd.recognition.data.balanced import BalancedSampler
 from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.shards import TABLE, FaceSet, read_faces
 from facekd.recognition.data.sources import read_training
+from facekd.recognition.embedder_recipe import Recipe
 from facekd.recognition.margins import MARGIN_HEADS
+from facekd.recognition.partial_fc import PartialFC, average_gradients, rank_and_ranks
 from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
 
-
-class NetworkSettings(Section):
-    """The student.
-
-    Attributes:
-        backbone: a name in ``facekd.recognition.backbones.BACKBONES``.
-        dimension: length of the embedding.
-        options: further arguments of that backbone.
-        init: ONNX file to start from instead of noise (a committed model, or an earlier run's ``best.onnx``).
-    """
-
-    backbone: str = "dense_resnet"
-    dimension: int = Field(default=512, ge=8)
-    options: dict[str, Any] = Field(default_factory=dict)
-    init: Path | None = None
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
-        return name
-
-
-class DataSettings(Section):
-    """Which crops.
-
-    Attributes:
-        folders: folders as ``facekd prepare`` writes them, read as one set. Beside them, for training only:
-            ``train.rec`` with ``train.idx``, WebDataset tars, or one folder of aligned crops a person.
-        labelled_share: least share of a batch that has identities; 0 draws all crops alike.
-        crops_per_person: draw that share person by person, so many crops of each, all people alike; 0 draws crops.
-        batch: crops in a batch at the last size; smaller sizes use the same number.
-        sizes: ``[share of the schedule, pixels]`` pairs: from that share on, crops have this side. Small crops
-            first let a slow machine see several times as many photographs.
-        augmentation: what is done to a crop.
-    """
-
-    folders: tuple[Path, ...] = ()
-    labelled_share: Fraction = 0.4
-    crops_per_person: int = Field(default=0, ge=0)
-    batch: int = Field(default=64, ge=2)
-    sizes: tuple[tuple[Fraction, int], ...] = ((0.0, 112),)
-    augmentation: Augmentation = Augmentation()
-
-    @field_validator("sizes")
-    @classmethod
-    def _rising(cls, sizes: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
-        if not sizes or sizes[0][0] != 0.0 or any(a[0] >= b[0] for a, b in pairwise(sizes)):
-            raise ValueError("sizes must start at share 0 and rise: [[0.0, 64], [0.6, 112]]")
-        return sizes
-
-
-class DistillSettings(Section):
-    """What is taken from the teacher; weights of 0 switch a term off.
-
-    Attributes:
-        teacher: name of the cached embeddings, ``teacher_NAME.npy`` in each folder.
-        cosine: weight of one minus the cosine between the adapted embedding and the teacher's.
-        similarity: weight of the difference of the batch's similarity matrices, of the embedding itself.
-    """
-
-    teacher: str = "sface"
-    cosine: float = Field(default=1.0, ge=0)
-    similarity: float = Field(default=4.0, ge=0)
-
-
-class MarginSettings(Section):
-    """The classification loss over the labelled people.
-
-    Attributes:
-        head: which margin.
-        weight: of the loss in the sum; 0 switches it off.
-        scale: factor on the cosines; the papers' 64 is for tens of thousands of people.
-        margin: radians for CurricularFace and ArcFace, a cosine for CosFace, both for AdaFace.
-        ramp: ``[start, end]`` shares of the schedule between which the weight rises from 0.
-    """
-
-    head: Literal["curricularface", "arcface", "cosface", "adaface"] = "curricularface"
-    weight: float = Field(default=0.05, ge=0)
-    scale: float = Field(default=32.0, gt=0)
-    margin: float = Field(default=0.4, ge=0)
-    ramp: tuple[Fraction, Fraction] = (0.1, 0.4)
-
-
-class Recipe(Section):
-    """Everything that makes one embedder."""
-
-    kind: Literal["embedder"]
-    training: TrainingSettings
-    network: NetworkSettings = NetworkSettings()
-    data: DataSettings = DataSettings()
-    distill: DistillSettings = DistillSettings()
-    margin: MarginSettings = MarginSettings()
-    preprocessing: Preprocessing = ALIGNED_CROP
+MOST_TO_FIT = 3000  # crops that an adapter is fitted on
 
 
 class EmbedderTask:
-    """See ``facekd.engine.task.Task``.
+    """The margin loss, and the batches of crops for every term of a recipe; see ``facekd.engine.task.Task``.
+
+    What is distilled is added by ``with_teachers``.
 
     Args:
         recipe: what to learn and how.
-        train: the training crops; with the teacher's embeddings unless both distillation weights are 0.
+        train: the training crops; with a stored teacher's embeddings where the recipe uses them.
         val: labelled validation crops.
     """
 
@@ -152,29 +65,24 @@ class EmbedderTask:
         if network.init is not None:
             load_onnx_weights(self.student, network.init)
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._forward = torch.compile(self.student, dynamic=False) if recipe.training.compile else self.student
+        self.called = torch.compile(self.student, dynamic=False) if recipe.training.compile else self.student
         parts: dict[str, nn.Module] = {"student": self.student}
-        if self._distils:
-            if train.teacher is None:
-                raise ConfigError("The recipe distils, but the crops come without the teacher's embeddings")
-            parts["adapter"] = nn.Linear(network.dimension, train.teacher.shape[1], bias=False)
         if recipe.margin.weight:
             if len(train.people) < 2:
                 raise ConfigError("A margin loss needs crops of at least two people; set margin.weight = 0 without")
-            parts["head"] = MARGIN_HEADS[recipe.margin.head](
-                len(train.people), network.dimension, recipe.margin.scale, recipe.margin.margin
-            )
+            parts["head"] = _margin_head(recipe, len(train.people))
         self.module = nn.ModuleDict(parts)
-        if network.init is not None:
-            self._refit()
-
-    @property
-    def _distils(self) -> bool:
-        return self.recipe.distill.cosine > 0 or self.recipe.distill.similarity > 0
+        if network.init is not None and "head" in parts:
+            self._refit_centres()
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Crops float32 (N, 3, H, W), labels (N,), and the teacher's embeddings (N, T)."""
+        """Crops float32 (N, 3, H, W), labels (N,), and a stored teacher's embeddings (N, T) under its answers' name.
+
+        Ranks of ``torch.distributed`` have batches of their own: together they see what one would see in more steps.
+        """
         settings = self.recipe.data
+        rank, ranks = rank_and_ranks()
+        step = step * ranks + rank
         rng = np.random.default_rng((self.recipe.training.seed, step))
         chosen = self._draw(step, rng)
         # At full size always: which size is wanted depends on progress, which only losses() knows.
@@ -186,7 +94,7 @@ class EmbedderTask:
             "labels": torch.from_numpy(self._train.labels[chosen]),
         }
         if self._train.teacher is not None:
-            batch["teacher"] = torch.from_numpy(self._train.teacher[chosen])
+            batch[f"{ANSWERS}{stored_name(self.recipe.distill)}/output"] = torch.from_numpy(self._train.teacher[chosen])
         return batch
 
     def _draw(self, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -212,25 +120,26 @@ class EmbedderTask:
             return self._orders[number]
 
     def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
-        """The terms of the recipe whose weight is not 0."""
+        """The margin loss over the batch's labelled crops: 0 where its weight is, or nobody is known."""
         recipe = self.recipe
         size = [side for start, side in recipe.data.sizes if start <= progress][-1]
         crops = batch["crops"]
         if size != crops.shape[-1]:
             crops = F.interpolate(crops, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        embeddings = self._forward(crops.contiguous(memory_format=torch.channels_last)).float()
-        terms: dict[str, Tensor] = {}
-        if recipe.distill.cosine:
-            adapted = self.module["adapter"](embeddings)
-            terms["cosine"] = recipe.distill.cosine * cosine_embedding_loss(adapted, batch["teacher"])
-        if recipe.distill.similarity:
-            terms["similarity"] = recipe.distill.similarity * similarity_matrix_loss(embeddings, batch["teacher"])
+        # A look without gradients (at shapes) is not worth minutes of compiling.
+        network = self.called if torch.is_grad_enabled() else self.student
+        embeddings = network(crops.contiguous(memory_format=torch.channels_last)).float()
+        if not recipe.margin.weight:
+            return {}
         start, end = recipe.margin.ramp
         weight = recipe.margin.weight * min(max((progress - start) / max(end - start, 1e-9), 0.0), 1.0)
-        known = batch["labels"] >= 0
-        if weight and bool(known.any()):
-            terms["margin"] = weight * self.module["head"](embeddings[known], batch["labels"][known])
-        return terms
+        head, labels = self.module["head"], batch["labels"]
+        if isinstance(head, PartialFC):  # on all ranks or on none, whoever is in their batches
+            return {"margin": weight * head(embeddings, labels)}
+        known = labels >= 0
+        if not weight or not bool(known.any()):
+            return {"margin": 0.0 * embeddings.sum()}
+        return {"margin": weight * head(embeddings[known], labels[known])}
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """TAR over all pairs of the labelled validation crops; the score is that at FAR 1e-3."""
@@ -245,24 +154,45 @@ class EmbedderTask:
         """Graph ``face`` (N, 3, 112, 112) -> ``embedding`` (N, D)."""
         export_embedder(student, path)
 
-    def _refit(self) -> None:
-        """Adapter by least squares and class centres as mean embeddings: both belong to the weights just loaded."""
+    def fit_adapters(self, distiller: Distiller) -> None:
+        """Start a loaded student's adapters by least squares: what was exported holds none."""
+        if self.recipe.network.init is None:
+            return
         rng = np.random.default_rng(self.recipe.training.seed)
-        if "adapter" in self.module and self._train.teacher is not None:
-            chosen = rng.choice(len(self._train), min(len(self._train), 3000), replace=False)
-            solution = np.linalg.lstsq(
-                embed(self.student, self._train.crops[chosen], self.recipe.preprocessing),
-                self._train.teacher[chosen],
-                rcond=None,
-            )[0]
-            self.module["adapter"].weight.data = torch.from_numpy(solution.T.astype(np.float32).copy())
-        if "head" in self.module:
-            chosen = _some_of_each(self._train.labels, 6, rng)
-            embeddings = embed(self.student, self._train.crops[chosen], self.recipe.preprocessing)
-            centres = np.zeros((len(self._train.people), embeddings.shape[1]), np.float32)
-            np.add.at(centres, self._train.labels[chosen], embeddings)
-            centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-            self.module["head"].weight.data = torch.from_numpy(centres)
+        chosen = rng.choice(len(self._train), min(len(self._train), MOST_TO_FIT), replace=False)
+        crops = self._train.crops[chosen]
+        embeddings = torch.from_numpy(embed(self.student, crops, self.recipe.preprocessing))
+        known = stored_name(self.recipe.distill)
+
+        def answer(name: str, tap: str) -> Tensor:
+            if name == known and self._train.teacher is not None:
+                return torch.from_numpy(self._train.teacher[chosen])
+            teacher, pixels = distiller.teacher(name), self.recipe.preprocessing.apply
+            parts = [torch.from_numpy(pixels(crops[i : i + 64])) for i in range(0, len(crops), 64)]
+            return torch.cat([teacher.answer(part, [tap])[tap].float() for part in parts])
+
+        distiller.fit_adapters(embeddings, answer)
+
+    def _refit_centres(self) -> None:
+        """Class centres as mean embeddings: they belong to the weights just loaded."""
+        rng = np.random.default_rng(self.recipe.training.seed)
+        chosen = _some_of_each(self._train.labels, 6, rng)
+        embeddings = torch.from_numpy(embed(self.student, self._train.crops[chosen], self.recipe.preprocessing))
+        centres = class_centres(embeddings, torch.from_numpy(self._train.labels[chosen]), len(self._train.people))
+        head = self.module["head"]
+        if isinstance(head, PartialFC):
+            head.set_centres(centres)
+        else:
+            head.weight.data = centres
+
+
+def _margin_head(recipe: Recipe, people: int) -> nn.Module:
+    """The recipe's head over so many people: whole, or sampled and spread over ranks."""
+    margin, dimension = recipe.margin, recipe.network.dimension
+    head = partial(MARGIN_HEADS[margin.head], scale=margin.scale, margin=margin.margin)
+    if margin.sample_rate == 1.0 and rank_and_ranks()[1] == 1:
+        return head(people, dimension)
+    return PartialFC(head, people, dimension, sample_rate=margin.sample_rate, seed=recipe.training.seed)
 
 
 def _some_of_each(labels: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -306,14 +236,66 @@ def export_embedder(network: nn.Module, path: Path) -> None:
     )
 
 
-def build_task(recipe: Recipe) -> EmbedderTask:
+def stored_name(settings: DistillSettings) -> str | None:
+    """The teacher whose embeddings lie with the crops, if there is one.
+
+    Raises:
+        ConfigError: several.
+    """
+    names = stored(settings)
+    if len(names) > 1:
+        raise ConfigError(
+            f"crops come with the embeddings of one teacher, not of {', '.join(names)}: give others a file"
+        )
+    return names[0] if names else None
+
+
+def stored_teachers(settings: DistillSettings, train: FaceSet) -> dict[str, Teacher]:
+    """The stored teacher of a recipe by name, for the toolkit.
+
+    Raises:
+        ConfigError: the crops come without its embeddings.
+    """
+    name = stored_name(settings)
+    if name is None:
+        return {}
+    if train.teacher is None:
+        raise ConfigError(f"the recipe distils from the stored teacher {name!r}, but the crops come without embeddings")
+    return {name: CachedTeacher({"output": train.teacher.shape[1:]})}
+
+
+def teacher_centres(train: FaceSet) -> Tensor | None:
+    """The stored teacher's class centres (P, T): mean directions of its embeddings of each person."""
+    if train.teacher is None or not len(train.people):
+        return None
+    return class_centres(torch.from_numpy(train.teacher), torch.from_numpy(train.labels), len(train.people))
+
+
+def with_teachers(base: EmbedderTask, train: FaceSet) -> Task:
+    """The task of a recipe, teachers included.
+
+    Raises:
+        ConfigError: nothing is to be learnt, or the teachers do not fit.
+    """
+    recipe = base.recipe
+    if not recipe.distill.terms and not recipe.margin.weight:
+        raise ConfigError("the recipe learns nothing: give margin.weight above 0, or [[distill.terms]]")
+    known = stored_teachers(recipe.distill, train) if recipe.distill.terms else {}
+    wanted = any("centres" in find_method(term.method).given for term in recipe.distill.terms)
+    centres = teacher_centres(train) if wanted else None
+    task = distil(base, recipe.distill, BACKBONES, seed=recipe.training.seed, stored_teachers=known, centres=centres)
+    average_gradients(task.module, [part for part in base.module.values() if isinstance(part, PartialFC)])
+    return task
+
+
+def build_task(recipe: Recipe) -> Task:
     """Read the data that a recipe names and make its task."""
-    distils = recipe.distill.cosine > 0 or recipe.distill.similarity > 0
-    train = read_training(recipe.data.folders, teacher=recipe.distill.teacher if distils else None)
+    teacher = stored_name(recipe.distill) if recipe.distill.terms else None
+    train = read_training(recipe.data.folders, teacher=teacher)
     folders = [folder for folder in recipe.data.folders if _has_split(folder, "val")]
     if not folders:
         raise ConfigError("None of the data folders has a val split: it is what the best weights are chosen by")
-    return EmbedderTask(recipe, train, read_faces(folders, "val", labelled_only=True))
+    return with_teachers(EmbedderTask(recipe, train, read_faces(folders, "val", labelled_only=True)), train)
 
 
 def _has_split(folder: Path, split: str) -> bool:

@@ -33,7 +33,7 @@ class Phase(Section):
 
 
 class DetectionBatch(NamedTuple):
-    """A batch of N crops with A anchors each, P of them positive in all.
+    """A batch of N crops with A anchors each, P of them positive in all, and K faces.
 
     Attributes:
         pictures: (N, S, S, 3) uint8 RGB.
@@ -42,6 +42,9 @@ class DetectionBatch(NamedTuple):
         boxes: (P, 4) float32 codes.
         landmarks: (P, 10) float32 codes.
         landmark_weights: (P,) float32, 0 where the landmarks are unknown.
+        faces: (K, 4) float32 ``x1, y1, x2, y2`` in pixels of the crop, ignore regions left out.
+        face_landmarks: (K, 5, 2) float32 in pixels of the crop, NaN where unknown.
+        face_pictures: (K,) int64: the picture of each face.
     """
 
     pictures: Tensor
@@ -50,6 +53,9 @@ class DetectionBatch(NamedTuple):
     boxes: Tensor
     landmarks: Tensor
     landmark_weights: Tensor
+    faces: Tensor
+    face_landmarks: Tensor
+    face_pictures: Tensor
 
 
 class BatchMaker:
@@ -113,6 +119,8 @@ def collate(crops: Sequence[Crop]) -> DetectionBatch:
         for crop in crops
     ]
     picture_of = np.repeat(np.arange(len(crops)), [len(target.positives) for target in targets])
+    known = [~crop.ignore for crop in crops]
+    face_of = np.repeat(np.arange(len(crops)), [int(here.sum()) for here in known])
     positives = np.stack([picture_of, np.concatenate([target.positives for target in targets])], axis=1)
     return DetectionBatch(
         torch.from_numpy(np.stack([crop.pixels for crop in crops])),
@@ -121,4 +129,7 @@ def collate(crops: Sequence[Crop]) -> DetectionBatch:
         torch.from_numpy(np.concatenate([target.boxes for target in targets])),
         torch.from_numpy(np.concatenate([target.landmarks for target in targets])),
         torch.from_numpy(np.concatenate([target.landmark_weights for target in targets])),
+        torch.from_numpy(np.concatenate([crop.boxes[here] for crop, here in zip(crops, known, strict=True)])),
+        torch.from_numpy(np.concatenate([crop.landmarks[here] for crop, here in zip(crops, known, strict=True)])),
+        torch.from_numpy(face_of),
     )

@@ -48,6 +48,7 @@ class Backbone(nn.Module):
             stages.append(nn.Sequential(ConvUnit(channels, width, 3, 2), *units))
             channels = width
         self.stages = nn.ModuleList(stages)
+        self.widths = settings.widths
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Pictures (N, 3, H, W), sides divisible by 32, to features at strides 8, 16 and 32."""

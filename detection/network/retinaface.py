@@ -6,12 +6,13 @@ import math
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from facekd.detection.anchors import SIDES, STRIDES
 from facekd.detection.network.backbone import Backbone, BackboneSettings
 from facekd.detection.network.neck import ContextModule, FeaturePyramid
+from facekd.detection.network.resnet import ResNet
 from facekd.engine.settings import Section
 
 ANCHORS_PER_CELL = len(SIDES[0])
@@ -23,12 +24,17 @@ class NetworkSettings(Section):
     """Shape of the whole network.
 
     Attributes:
-        backbone: see there.
+        backbone: the small one; see there.
+        resnet: units in the four groups of a ResNet with bottlenecks, in the place of the small backbone; [3, 4, 6, 3]
+            is ResNet50, the paper's.
+        resnet_width: channels of its first convolution; 64 in the paper.
         channels: channels of the pyramid and of the context modules (RetinaFace: 64 with MobileNet, 256 with ResNet50).
         smooth: 3x3 convolutions after the pyramid's sums.
     """
 
     backbone: BackboneSettings = BackboneSettings()
+    resnet: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
+    resnet_width: int = Field(default=64, gt=0)
     channels: int = Field(default=64, gt=0, multiple_of=4)
     smooth: bool = False
 
@@ -60,8 +66,11 @@ class RetinaFace(nn.Module):
     def __init__(self, settings: NetworkSettings | None = None) -> None:
         super().__init__()
         self.settings = settings = settings or NetworkSettings()
-        self.backbone = Backbone(settings.backbone)
-        self.pyramid = FeaturePyramid(settings.backbone.widths, settings.channels, smooth=settings.smooth)
+        resnet = settings.resnet
+        self.backbone: ResNet | Backbone = (
+            ResNet(resnet, settings.resnet_width) if resnet else Backbone(settings.backbone)
+        )
+        self.pyramid = FeaturePyramid(self.backbone.widths, settings.channels, smooth=settings.smooth)
         self.context = nn.ModuleList(ContextModule(settings.channels) for _ in STRIDES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from facekd.distill.adapters import Adapter
+from facekd.distill.adapters import Adapter, least_squares_map
 from facekd.distill.methods import Method, build_loss, find_method
 from facekd.distill.schedules import Schedule
 from facekd.distill.settings import Term
-from facekd.distill.taps import INPUT, OUTPUT, Captured, check_taps, watch
-from facekd.distill.teachers import EmaTeacher, Teacher
+from facekd.distill.taps import INPUT, OUTPUT, Captured, watch
+from facekd.distill.teachers import CachedTeacher, EmaTeacher, Teacher
 from facekd.distill.weighting import confidence_weights, correctness_weights, difficulty_weights
 from facekd.errors import ConfigError
 
@@ -48,6 +48,8 @@ class Distiller(nn.Module):
         terms: what is taken from them; see `facekd.distill.settings.Term`.
         example: (N >= 2, 3, H, W) pictures as the student sees them; one pass of each network tells the shapes.
         centres: the teacher's class centres (P, T), for the methods that need them.
+        teacher_example: the same pictures as the teachers see them, where they see them larger.
+        called: what is called in the student's place, where it is compiled; see `facekd.distill.taps.watch`.
 
     Raises:
         ConfigError: an unknown tap, method, option or teacher, or features that no adapter can bring together.
@@ -66,9 +68,13 @@ class Distiller(nn.Module):
         terms: Sequence[Term],
         example: Tensor,
         centres: Tensor | None = None,
+        *,
+        teacher_example: Tensor | None = None,
+        called: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self._student = (student,)  # in a tuple: not a submodule
+        self._called = (called,)  # likewise
         self._teachers = dict(teachers)
         self._terms = tuple(terms)
         self._last_step: int | None = None
@@ -87,7 +93,8 @@ class Distiller(nn.Module):
             )
             for name in self._teachers
         }
-        check_taps(student, self.student_taps, "student")
+        with watch(student, self.student_taps, "student", called):
+            pass  # refuses what cannot be tapped
         for name, taps in self._teacher_taps.items():
             self._teachers[name].check(taps)
         # Teachers that move (averages, online ones) are saved and, where they are trained, optimised with the rest.
@@ -96,7 +103,7 @@ class Distiller(nn.Module):
         self.adapters = nn.ModuleList()
         self.losses = nn.ModuleList()
         self._schedules: list[dict[str, Schedule]] = []
-        self._build(example, centres)
+        self._build(example, example if teacher_example is None else teacher_example, centres)
 
     def _source_of(self, term: Term) -> str:
         if term.source in self._teachers:
@@ -106,7 +113,7 @@ class Distiller(nn.Module):
         raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(self._teachers)}")
 
     @torch.no_grad()
-    def _build(self, example: Tensor, centres: Tensor | None) -> None:
+    def _build(self, example: Tensor, teacher_example: Tensor, centres: Tensor | None) -> None:
         student = self._student[0]
         # The example must not move BatchNorm statistics, neither the student's nor those of a teacher in training.
         modes = {module: module.training for part in (student, self.moving) for module in part.modules()}
@@ -114,7 +121,7 @@ class Distiller(nn.Module):
         self.moving.eval()
         with watch(student, self.student_taps, "student") as seen:
             student(example)
-        answers = {n: self._teachers[n].answer(example, taps) for n, taps in self._teacher_taps.items() if taps}
+        answers = {n: self._teachers[n].answer(teacher_example, taps) for n, taps in self._teacher_taps.items() if taps}
         for module, mode in modes.items():
             module.training = mode
         for term, source in zip(self._terms, self._sources, strict=True):
@@ -140,7 +147,7 @@ class Distiller(nn.Module):
 
     def watch(self) -> AbstractContextManager[Captured]:
         """Catch the student's taps while it runs inside the block, whoever runs it; then call `terms`."""
-        return watch(self._student[0], self.student_taps, "student")
+        return watch(self._student[0], self.student_taps, "student", self._called[0])
 
     def forward(self, pictures: Tensor, teacher_pictures: Tensor | None = None, **arguments: Any) -> Distilled:
         """Run the student and give all terms.
@@ -150,8 +157,9 @@ class Distiller(nn.Module):
             teacher_pictures: the clean view, when the student's is augmented more strongly; geometry must agree.
             arguments: of `terms`.
         """
+        called = self._called[0]
         with self.watch() as seen:
-            output = self._student[0](pictures)
+            output = (self._student[0] if called is None else called)(pictures)
         terms, answers = self.terms(seen, teacher_pictures, **arguments)
         return Distilled(output, terms, answers)
 
@@ -189,7 +197,7 @@ class Distiller(nn.Module):
         for name in needed:
             if name in stored:
                 given[name] = stored[name]
-            elif type(self._teachers[name]).__name__ == "CachedTeacher":
+            elif isinstance(self._teachers[name], CachedTeacher):
                 raise ConfigError(f"the teacher {name!r} has stored answers only; give them with the batch")
             else:
                 shown = seen[INPUT] if teacher_pictures is None else teacher_pictures
@@ -200,6 +208,25 @@ class Distiller(nn.Module):
             loss = self._term(number, seen, given[self._sources[number]], extras, progress)
             terms[f"distill/{term.label}"] = term.weight.at(progress) * loss
         return terms, given
+
+    def teacher(self, name: str) -> Teacher:
+        """One of the teachers."""
+        return self._teachers[name]
+
+    @torch.no_grad()
+    def fit_adapters(self, embeddings: Tensor, answer: Callable[[str, str], Tensor]) -> None:
+        """Set the linear adapters of the student's output by least squares: for a student that is trained already.
+
+        Args:
+            embeddings: (M, D) what the student gives for M photographs.
+            answer: from a teacher's name and a tap of it to its answers (M, T) to the same photographs.
+        """
+        for number, term in enumerate(self._terms):
+            adapters = cast(nn.ModuleList, self.adapters[number])
+            for adapter, student_tap, teacher_tap in zip(adapters, term.student, term.teacher, strict=True):
+                linear = adapter.map if isinstance(adapter, Adapter) else None
+                if student_tap == OUTPUT and isinstance(linear, nn.Linear):
+                    linear.weight.copy_(least_squares_map(embeddings, answer(self._sources[number], teacher_tap)))
 
     def _follow(self, step: int | None) -> None:
         if step is None or step == self._last_step or not self.training:

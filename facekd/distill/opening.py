@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from facekd.distill.settings import DistillSettings, TeacherFile, Term
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import EmaTeacher, OnlineTeacher, OnnxTeacher, Teacher, TeacherEnsemble, TorchTeacher
+from facekd.distill.yunet import YuNetTeacher
 from facekd.engine.export import load_onnx_weights
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -55,9 +56,17 @@ def open_teacher(
     """
     path = file or settings.file
     if path is None or not path.is_file():
-        raise ConfigError(f"teacher {name!r}: no file {path}; train it first, or pass --teacher {name}=FILE")
+        raise ConfigError(
+            f"teacher {name!r}: no file {path}; train it first, or pass --teacher {name}=FILE "
+            f"(to facekd train: --set distill.teachers.{name}.file=FILE)"
+        )
+    if settings.layout == "yunet":
+        try:
+            return YuNetTeacher(path, threads=settings.threads, **settings.options)
+        except TypeError as error:
+            raise ConfigError(f"teacher {name!r}: {error}") from error
     if not settings.architecture:
-        return OnnxTeacher(path, settings.mean, settings.scale, taps)
+        return OnnxTeacher(path, settings.mean, settings.scale, taps, settings.threads)
     network = build_network(architectures, settings.architecture, settings.options)
     if path.suffix != ".onnx":
         return TorchTeacher.from_safetensors(network, path)
@@ -78,6 +87,11 @@ class _Named(Protocol):
 def on_disk(settings: _Named) -> list[str]:
     """Names of the teachers with files."""
     return [name for name, item in settings.teachers.items() if item.kind == "file"]
+
+
+def stored(settings: _Named) -> list[str]:
+    """Names of the teachers whose answers lie with the data."""
+    return [name for name, item in settings.teachers.items() if item.kind == "stored"]
 
 
 def file_teacher(name: str, settings: _Named, architectures: Architectures, file: Path | None = None) -> Teacher:
@@ -109,9 +123,8 @@ def distil(
     architectures: Architectures,
     *,
     seed: int = 0,
-    stored: Mapping[str, Teacher] | None = None,
+    stored_teachers: Mapping[str, Teacher] | None = None,
     centres: Tensor | None = None,
-    extras: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Task:
     """The base task, or, where the recipe distils, the task that learns from its teachers, too.
 
@@ -120,17 +133,22 @@ def distil(
         settings: the recipe's.
         architectures: that the stage knows.
         seed: of views and mixtures.
-        stored: teachers whose answers come with the batches.
+        stored_teachers: teachers whose answers come with the batches.
         centres: the teacher's class centres.
-        extras: what methods need beyond the batch, from the pictures that the student sees.
+
+    Raises:
+        ConfigError: stored answers that this stage's data do not have, and whatever the `Distiller` refuses.
     """
     if not settings.terms:
         return base
+    missing = set(stored(settings)) - set(stored_teachers or {})
+    if missing:
+        raise ConfigError(f"no answers of {', '.join(sorted(missing))} lie with the data; name a file = PATH instead")
     opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings)}
-    teachers = {**(stored or {}), **opened, **made_teachers(settings, base.student, architectures, opened)}
+    teachers = {**(stored_teachers or {}), **opened, **made_teachers(settings, base.student, architectures, opened)}
     used = {term.source for term in settings.terms}
     if "" not in used:  # members of an ensemble need not answer for themselves
         teachers = {name: teacher for name, teacher in teachers.items() if name in used}
     elif len(settings.teachers) == 1:
         teachers = {name: teachers[name] for name in settings.teachers}
-    return DistilledTask(base, teachers, settings, centres, seed, extras)
+    return DistilledTask(base, teachers, settings, centres, seed)

@@ -69,27 +69,35 @@ class Term(Section):
 
 
 class TeacherFile(Section):
-    """A teacher on disk, one that the student makes itself, one trained beside it, or several as one.
+    """A teacher on disk, its stored answers, one that the student makes itself, one trained beside it, or several as
+    one.
 
     Attributes:
-        kind: `file` for the file below; `ema` for the student's own average; `online` for an architecture that is
-            trained beside the student on the labels, from noise; `ensemble` for the members' mixed class probabilities.
+        kind: `file` for the file below; `stored` for answers that lie with the data (an embedder's
+            `teacher_NAME.npy` in each folder, NAME being the teacher's); `ema` for the student's own average; `online`
+            for an architecture that is trained beside the student on the labels, from noise; `ensemble` for the
+            members' mixed class probabilities.
         file: an .onnx or .safetensors file.
         architecture: name of our network whose weights the file holds, so that any layer can be tapped; without it an
             .onnx file runs as it is (its outputs, and values inside the graph by name).
-        options: arguments of that architecture.
+        layout: of a detector's .onnx file that is not ours: `yunet` turns YuNet's answers into scores, boxes and
+            landmarks at our anchors, tapped as `output:scores`, `output:boxes` and `output:landmarks`.
+        options: arguments of that architecture or layout.
         mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
+        threads: of ONNX Runtime, where it runs the file; 0 is its own choice.
         decay: of `ema`.
         members: names of the teachers of an `ensemble`.
         weights: one >= 0 a member, or "confidence".
     """
 
-    kind: Literal["file", "ema", "online", "ensemble"] = "file"
+    kind: Literal["file", "stored", "ema", "online", "ensemble"] = "file"
     file: Path | None = None
     architecture: str = ""
+    layout: Literal["", "yunet"] = ""
     options: dict[str, Any] = Field(default_factory=dict)
     mean: float = 0.0
     scale: float = 1.0
+    threads: int = Field(default=0, ge=0)
     decay: float = Field(default=0.999, ge=0, lt=1)
     members: tuple[str, ...] = ()
     weights: Literal["confidence"] | tuple[float, ...] = "confidence"
@@ -102,6 +110,10 @@ class TeacherFile(Section):
             raise ValueError("kind 'online' needs architecture = NAME")
         if (self.kind == "ensemble") != bool(self.members):
             raise ValueError("kind 'ensemble' needs members = [NAMES], the others take none")
+        if self.layout and (self.architecture or (self.mean, self.scale) != (0.0, 1.0)):
+            raise ValueError(
+                f"layout {self.layout!r} takes no architecture, and mean and scale as options = {{ mean = …, … }}"
+            )
         return self
 
 
@@ -109,7 +121,7 @@ def check_members(teachers: dict[str, TeacherFile]) -> None:
     """Raise ValueError where an ensemble names what is no teacher, or is no ensemble's to have."""
     for name, item in teachers.items():
         for member in item.members:
-            if member not in teachers or teachers[member].kind in ("ensemble", "online"):
+            if member not in teachers or teachers[member].kind in ("ensemble", "online", "stored"):
                 raise ValueError(f"ensemble {name!r}: {member!r} is no teacher on disk and no average")
 
 

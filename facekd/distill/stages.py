@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facekd.distill.class_centres import class_centres
-from facekd.distill.task import ANSWERS
-from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.distill.teachers import Teacher
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -109,7 +107,8 @@ class MaskStage:
 
 
 class EmbedderStage:
-    """The embedder; see `Stage`. The recipe's own distillation is switched off: the comparison brings its terms.
+    """The embedder; see `Stage`. The recipe's own terms are switched off: the comparison brings its own. The teacher
+    whose answers lie with the crops is the recipe's.
 
     "Alone" is then what the recipe's margin loss makes of the labelled people.
     """
@@ -119,18 +118,17 @@ class EmbedderStage:
     def __init__(self, table: dict[str, Any], source: Path, lfw: Path | None = None) -> None:
         from facekd.recognition.backbones import BACKBONES
         from facekd.recognition.data.shards import read_faces
-        from facekd.recognition.train import Recipe
+        from facekd.recognition.train import Recipe, stored_name
 
         recipe = parse_recipe(Recipe, table, source)
-        without = recipe.distill.model_copy(update={"cosine": 0.0, "similarity": 0.0})
-        self._recipe = recipe.model_copy(update={"distill": without})
+        self._recipe = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"terms": ()})})
         if not recipe.margin.weight:
             raise ConfigError("the student alone learns from its margin loss: margin.weight must be above 0")
         folders = recipe.data.folders
         judged = [folder for folder in folders if {"val", "test"} <= _splits(folder)]
         if not judged:
             raise ConfigError("none of the data folders has the splits val and test: there is nothing to judge by")
-        self._train = read_faces(folders, "train", teacher=recipe.distill.teacher)
+        self._train = read_faces(folders, "train", teacher=stored_name(recipe.distill))
         self._val = read_faces(judged, "val", labelled_only=True)
         self._test = read_faces(judged, "test", labelled_only=True)
         self._lfw = lfw
@@ -149,26 +147,20 @@ class EmbedderStage:
 
         if student is not None:
             raise ConfigError("name the embedder's backbone in its recipe (network.backbone), not in the comparison")
-        name = f"{ANSWERS}{self._recipe.distill.teacher}/output"
-
-        class WithAnswers(EmbedderTask):
-            def batch(self, step: int) -> dict[str, Tensor]:
-                batch = super().batch(step)
-                batch[name] = batch.pop("teacher")
-                return batch
-
         recipe = self._recipe.model_copy(update={"training": self.settings(seed)})
-        return cast(Task, WithAnswers(recipe, self._train, self._val))
+        return EmbedderTask(recipe, self._train, self._val)
 
     def teachers(self) -> dict[str, Teacher]:
         """See `Stage`."""
-        assert self._train.teacher is not None  # read_faces was asked for it
-        return {self._recipe.distill.teacher: CachedTeacher({"output": self._train.teacher.shape[1:]})}
+        from facekd.recognition.train import stored_teachers
+
+        return stored_teachers(self._recipe.distill, self._train)
 
     def centres(self) -> Tensor | None:
         """See `Stage`."""
-        labels = torch.from_numpy(self._train.labels)
-        return class_centres(torch.from_numpy(self._train.teacher), labels, len(self._train.people))
+        from facekd.recognition.train import teacher_centres
+
+        return teacher_centres(self._train)
 
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`."""
@@ -216,4 +208,8 @@ def open_stage(table: dict[str, Any], source: Path, lfw: Path | None = None) -> 
         return MaskStage(table, source)
     if table.get("kind") == "embedder":
         return EmbedderStage(table, source, lfw)
-    raise ConfigError(f"{source}: kind {table.get('kind')!r} cannot be compared; known are mask, embedder")
+    if table.get("kind") == "detector":
+        from facekd.distill.detector_stage import DetectorStage
+
+        return DetectorStage(table, source)
+    raise ConfigError(f"{source}: kind {table.get('kind')!r} cannot be compared; known are mask, embedder, detector")

@@ -80,9 +80,23 @@ def check_taps(network: nn.Module, taps: Sequence[str], owner: str) -> None:
             raise ConfigError(f"the {owner} has no layer {path!r} to tap; close names: {', '.join(close)}, {OUTPUT}")
 
 
+def is_inner(tap: str) -> bool:
+    """Whether a tap lies inside the network: neither what it is given nor what it gives."""
+    return tap.partition(":")[0] not in (OUTPUT, INPUT)
+
+
 @contextmanager
-def watch(network: nn.Module, taps: Sequence[str], owner: str = "network") -> Iterator[Captured]:
+def watch(
+    network: nn.Module, taps: Sequence[str], owner: str = "network", called: nn.Module | None = None
+) -> Iterator[Captured]:
     """Catch what the taps give while the network runs inside the block.
+
+    Args:
+        network: whose layers are tapped.
+        taps: names; see the module's text.
+        owner: what messages call the network.
+        called: what is called in the network's place: the callable that `torch.compile` made of it. Compiled code runs
+            without the hooks of the modules inside it, so `input` and `output` are caught at this callable.
 
     Example:
         >>> with watch(network, ["body.1", "output"]) as seen:
@@ -90,9 +104,15 @@ def watch(network: nn.Module, taps: Sequence[str], owner: str = "network") -> It
         >>> features = seen["body.1"]
 
     Raises:
-        ConfigError: a tap names a layer that the network does not have.
+        ConfigError: a tap names a layer that the network does not have, or one inside a compiled network.
     """
     check_taps(network, taps, owner)
+    outer = network if called is None else called
+    if outer is not network and (inner := [tap for tap in taps if is_inner(tap)]):
+        raise ConfigError(
+            f"the {owner} is compiled into one piece, so its layer {inner[0]!r} cannot be tapped: set "
+            "training.compile = false, or tap 'output'"
+        )
     captured = Captured(owner)
     modules = dict(network.named_modules())
     handles = []
@@ -105,9 +125,9 @@ def watch(network: nn.Module, taps: Sequence[str], owner: str = "network") -> It
             captured.record(INPUT, inputs[0])
 
         if path == INPUT:
-            handles.append(network.register_forward_pre_hook(keep_input))
+            handles.append(outer.register_forward_pre_hook(keep_input))
         else:
-            handles.append((network if path == OUTPUT else modules[path]).register_forward_hook(keep))
+            handles.append((outer if path == OUTPUT else modules[path]).register_forward_hook(keep))
     try:
         yield captured
     finally:

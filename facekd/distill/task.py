@@ -3,7 +3,7 @@ own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from facekd.errors import ConfigError
 
 PICTURES = "crops"
 """Key of a batch that holds what the networks see."""
+CLEAN = "teacher_crops"
+"""Key of a batch that holds what the teachers see beside a student's stronger view."""
 ANSWERS = "answers/"
 """Keys `answers/TEACHER/TAP` of a batch hold stored answers."""
 
@@ -30,16 +32,20 @@ class DistilledTask:
     """A task whose student also learns from teachers; see `facekd.engine.task.Task`.
 
     The base task computes its own terms as ever. The student's input and layers are caught on that same pass: nothing
-    runs twice, and the teachers see exactly what the student saw, unless it had a view of its own.
+    runs twice. The teachers see the batch's `crops` where it has them (a student may be shown them smaller), else
+    exactly what the student saw; and the clean pictures, where the student has a view of its own.
 
     Args:
         base: any task. Entries of its batches (a dictionary or a named tuple) go to the methods that ask for them by
-            name (`labels`, `boxes`, …). Views and mixtures need dictionaries with `crops` (N, 3, H, W).
+            name (`labels`, `boxes`, …). Views and mixtures need dictionaries with `crops` (N, 3, H, W). Three more
+            attributes are used where it has them: `extras(pictures, batch)`, further tensors by name from the pictures
+            that the student was given and the batch (a detector's anchors), before entries of the batch with the same
+            name; `called`, the compiled student that it calls while it learns; and `fit_adapters(distiller)`, which
+            starts the adapters of a student that does not begin from noise.
         teachers: by name.
         settings: what is distilled.
         centres: the teacher's class centres, for the methods that need them.
         seed: of views and mixtures.
-        extras: further tensors by name, from the pictures that the student saw (a detector's anchors).
 
     Raises:
         ConfigError: a view or mixture of batches that have no `crops`, and whatever the `Distiller` refuses.
@@ -52,9 +58,8 @@ class DistilledTask:
         settings: DistillSettings,
         centres: Tensor | None = None,
         seed: int = 0,
-        extras: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self._base, self._settings, self._seed, self._extras = base, settings, seed, extras
+        self._base, self._settings, self._seed = base, settings, seed
         first = base.batch(0)
         changes = settings.view is not None or settings.mix is not None
         if changes and not (isinstance(first, dict) and PICTURES in first):
@@ -66,14 +71,25 @@ class DistilledTask:
             base.losses(first, 0, 0.0)
         for module, mode in modes.items():
             module.training = mode
-        self.distiller = Distiller(base.student, teachers, settings.terms, seen[INPUT][:2], centres)
+        shown = self._for_teachers(first)
+        self.distiller = Distiller(
+            base.student,
+            teachers,
+            settings.terms,
+            seen[INPUT][:2],
+            centres,
+            teacher_example=None if shown is None else shown[:2],
+            called=getattr(base, "called", None),
+        )
+        if hasattr(base, "fit_adapters"):
+            base.fit_adapters(self.distiller)
         self.student: nn.Module = base.student
         self.module: nn.Module = nn.ModuleDict({"task": base.module, "distiller": self.distiller})
 
     def batch(self, step: int) -> Any:
         """The base task's batch, with the student's view or a mixture of it where the recipe says so.
 
-        The teacher's pictures are then under `teacher_crops`.
+        With a view the teacher's pictures are under `teacher_crops`.
         """
         if self._settings.mix is None and self._settings.view is None:
             return self._base.batch(step)
@@ -96,7 +112,7 @@ class DistilledTask:
         elif mix is not None and "labels" in batch:
             batch["labels"] = F.one_hot(batch["labels"], mix.classes).float()
         if self._settings.view is not None:
-            batch["teacher_crops"] = batch[PICTURES]
+            batch[CLEAN] = batch[PICTURES]
             batch[PICTURES] = strong_view(batch[PICTURES], self._settings.view, generator)
         return batch
 
@@ -112,12 +128,17 @@ class DistilledTask:
             if key.startswith(ANSWERS):
                 teacher, tap = key.removeprefix(ANSWERS).split("/", 1)
                 answers.setdefault(teacher, {})[tap] = value
-        if self._extras is not None:
-            named |= self._extras(seen[INPUT])
+        if hasattr(self._base, "extras"):
+            named |= self._base.extras(seen[INPUT], batch)
         distilled, given = self.distiller.terms(
-            seen, named.get("teacher_crops"), progress=progress, step=step, extras=named, answers=answers
+            seen, self._for_teachers(batch), progress=progress, step=step, extras=named, answers=answers
         )
         return terms | distilled | self._own_losses_of_teachers(given, named)
+
+    @staticmethod
+    def _for_teachers(batch: Any) -> Tensor | None:
+        """The pictures that teachers see; None for what the student was given."""
+        return batch.get(CLEAN, batch.get(PICTURES)) if isinstance(batch, Mapping) else None
 
     def _own_losses_of_teachers(
         self, given: Mapping[str, Mapping[str, Tensor]], named: Mapping[str, Any]

@@ -153,9 +153,20 @@ class OnnxTeacher:
         """See `Teacher`."""
         self.check(taps)
         given = ((pictures.float() - self._mean) * self._scale).contiguous().cpu().numpy()
-        outputs = self._session.run({self._session.inputs[0]: given})
-        by_name = dict(zip(self._session.outputs, outputs, strict=True))
+        by_name = dict(zip(self._session.outputs, self._run(given), strict=True))
         return {tap: torch.from_numpy(np.array(by_name[self._name(tap)])).to(pictures.device) for tap in taps}
+
+    def _run(self, given: np.ndarray) -> list[np.ndarray]:
+        """All outputs; a graph that was exported for a fixed number of photographs is run several times."""
+        shape = self._session.output_shapes[0]
+        at_once = (shape[0] if shape else None) or len(given)
+        if len(given) % at_once:
+            raise ConfigError(
+                f"the ONNX teacher takes {at_once} photographs at a time, which does not divide a batch of {len(given)}"
+            )
+        name = self._session.inputs[0]
+        parts = [self._session.run({name: given[i : i + at_once]}) for i in range(0, len(given), at_once)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _expose(content: bytes, names: Sequence[str]) -> bytes:

@@ -8,12 +8,24 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
-from facekd.detection.train import Recipe, build_task, detect, normalise  # noqa: E402
+from facekd.detection.codec import decode_boxes  # noqa: E402
+from facekd.detection.network import NetworkSettings, RetinaFace  # noqa: E402
+from facekd.detection.train import (  # noqa: E402
+    DetectorData,
+    DetectorTask,
+    Recipe,
+    build_task,
+    detect,
+    export_detector,
+    normalise,
+)
+from facekd.distill.local import LocalAlignmentLoss  # noqa: E402
 from facekd.engine.loop import fit  # noqa: E402
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml  # noqa: E402
 from facekd.errors import ConfigError, DataError  # noqa: E402
@@ -101,6 +113,84 @@ def test_a_batch_depends_on_its_step_and_the_seed_only(data: Path) -> None:
     assert not torch.equal(late.pictures, one.batch(8).pictures)
 
 
+def test_a_batch_brings_its_faces_in_pixels_and_they_are_those_of_its_codes(data: Path) -> None:
+    task = DetectorTask(*_recipe_and_data(data))
+    batch = task.batch(7)
+    extras = task.extras(normalise(batch.pictures, task.recipe.preprocessing), batch)
+    assert set(extras) == {"anchors", "boxes", "landmarks", "photographs"}
+    pictures, squares = batch.positives.numpy().T
+    boxes = decode_boxes(batch.boxes.numpy(), extras["anchors"].numpy()[squares])
+    assert len(extras["boxes"]) == len(extras["landmarks"]) == len(extras["photographs"]) > 2
+    seen = set()
+    for picture, box in zip(pictures, boxes, strict=True):
+        own = np.flatnonzero(extras["photographs"].numpy() == picture)
+        distance = np.abs(extras["boxes"].numpy()[own] - box).max(axis=1)
+        assert distance.min() < 0.01
+        seen.add(int(own[distance.argmin()]))
+    assert seen == set(range(len(extras["boxes"])))
+    inside = (extras["landmarks"] > extras["boxes"][:, None, :2]) & (extras["landmarks"] < extras["boxes"][:, None, 2:])
+    assert inside.float().mean() > 0.9
+
+
+def test_a_larger_retinaface_teaches_answers_pyramid_and_patches_for_some_steps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"resnet": [1, 1, 1, 1], "resnet_width": 8, "channels": 48, "smooth": True}
+    torch.manual_seed(1)
+    large = RetinaFace(NetworkSettings.model_validate(options))
+    for head in large.heads:
+        torch.nn.init.normal_(head.weight, std=0.5)  # an untrained teacher is sure of nothing
+    export_detector(large, tmp_path / "large.onnx")
+    answers = ["output:0", "output:1", "output:2"]
+    terms = [
+        {"method": "detection", "student": answers, "teacher": answers, "options": {"giou_weight": 1.0}},
+        *(
+            {
+                "method": name,
+                "student": [f"pyramid:{i}" for i in range(3)],
+                "teacher": [f"network.pyramid:{i}" for i in range(3)],
+            }
+            for name in ("pkd", "channel-pyramid")
+        ),
+        {"method": "local", "student": "pyramid:0", "teacher": "network.pyramid:0", "options": {"stride": 8.0}},
+    ]
+    teacher = {"file": str(tmp_path / "large.onnx"), "architecture": "retinaface", "options": options}
+    given = []
+    plain = LocalAlignmentLoss.forward
+    monkeypatch.setattr(
+        LocalAlignmentLoss, "forward", lambda self, *a, **named: given.append(named) or plain(self, *a, **named)
+    )
+    settings = make_recipe(data, distill={"teachers": {"large": teacher}, "terms": terms})
+    task = build_task(settings, say=lambda _: None)
+    batch = task.batch(3)
+    found = task.losses(batch, 3, 0.0)
+    assert set(found) == {"score", "box", "landmarks", *(f"distill/{term['method']}" for term in terms)}
+    assert torch.equal(given[-1]["boxes"], batch.faces)
+    assert torch.equal(given[-1]["photographs"], batch.face_pictures)
+    assert torch.equal(given[-1]["landmarks"].nan_to_num(), batch.face_landmarks.nan_to_num())
+    short = settings.training.model_copy(update={"steps": 3, "validate_every": 3})
+    outcome = fit(task, short, tmp_path / "run")
+    assert all(np.isfinite(outcome.losses))
+    names = {item.name for item in onnx.load(outcome.best_path).graph.initializer}
+    assert names
+    assert not any("adapters" in name or "distiller" in name for name in names)
+
+
+def test_weights_to_start_from_may_be_a_model_of_the_zoo(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("facekd.detection.train.load_onnx_weights", lambda network, path: asked.append(path))
+    settings = make_recipe(data, network={"init": "retinaface-mobile"})
+    build_task(settings, say=lambda _: None)
+    assert asked == [load_manifest().models["retinaface-mobile"].path]
+    with pytest.raises(ConfigError, match="retinaface-small"):
+        build_task(make_recipe(data, network={"init": "retinaface-small"}), say=lambda _: None)
+
+
+def _recipe_and_data(folder: Path) -> tuple[Recipe, DetectorData]:
+    settings = make_recipe(folder)
+    return settings, DetectorData.load(settings.data, lambda _: None)
+
+
 def test_pixels_reach_the_network_as_the_manifest_says() -> None:
     preprocessing = Preprocessing(mean=(120, 110, 100), scale=(0.01, 0.02, 0.03), width=0, height=0, multiple=32)
     batch = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3)).astype(np.uint8)
@@ -132,8 +222,9 @@ def test_detection_in_training_finds_what_the_codes_say(data: Path) -> None:
     assert detection_figures([label], [found])["ap"] == pytest.approx(1.0)
 
 
-def test_the_packaged_recipe_is_valid_and_prepares_pixels_like_the_shipped_model() -> None:
-    path = find_recipe("detector-mobile")
+@pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-teacher"])
+def test_the_packaged_recipes_are_valid_and_prepare_pixels_like_the_shipped_model(name: str) -> None:
+    path = find_recipe(name)
     recipe = parse_recipe(Recipe, read_toml(path), path)
     assert recipe.preprocessing == load_manifest().models["retinaface-mobile"].preprocessing
 

@@ -25,6 +25,9 @@ def make_batch(labels: list[list[int]], weights: list[float], seed: int = 0) -> 
         torch.randn(len(positives), 4, generator=generator),
         torch.randn(len(positives), 10, generator=generator),
         torch.tensor(weights, dtype=torch.float32),
+        torch.zeros(0, 4),
+        torch.zeros(0, 5, 2),
+        torch.zeros(0, dtype=torch.int64),
     )
 
 

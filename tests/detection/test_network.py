@@ -14,11 +14,12 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
 from facekd.detection.anchors import STRIDES, anchors  # noqa: E402
-from facekd.detection.network import ExportedRetinaFace, RetinaFace  # noqa: E402
+from facekd.detection.network import ExportedRetinaFace, NetworkSettings, RetinaFace  # noqa: E402
 from facekd.detection.network.neck import ContextModule, FeaturePyramid  # noqa: E402
 from facekd.detection.network.retinaface import CODES  # noqa: E402
 from facekd.detection.train import export_detector  # noqa: E402
 from facekd.engine.export import load_onnx_weights  # noqa: E402
+from facekd.engine.settings import find_recipe, read_toml  # noqa: E402
 
 
 def trained(seed: int) -> RetinaFace:
@@ -52,6 +53,35 @@ def test_it_is_small_enough() -> None:
         network(torch.zeros(1, 3, 640, 640))
     assert sum(parameter.numel() for parameter in network.parameters()) <= 0.6e6
     assert macs <= 1.1e9
+
+
+def test_the_teacher_is_retinaface_with_resnet50() -> None:
+    settings = read_toml(find_recipe("detector-teacher"))["network"]
+    with torch.device("meta"):  # shapes without numbers
+        network = RetinaFace(NetworkSettings.model_validate(settings))
+        levels = network.pyramid(network.backbone(torch.zeros(1, 3, 320, 320)))
+    # ResNet50 without its classifier has 23,508,032; the rest by hand: laterals, smoothing, contexts, heads.
+    pyramid = 256 * (512 + 1024 + 2048) + 3 * 512 + 2 * (256 * 256 * 9 + 512)
+    context = 256 * 128 * 9 + 256 * 64 * 9 + 3 * 64 * 64 * 9 + 2 * (128 + 4 * 64)
+    heads = 256 * 30 + 30
+    assert sum(p.numel() for p in network.backbone.parameters()) == 23_508_032
+    total = sum(p.numel() for p in network.parameters())
+    assert total == 23_508_032 + pyramid + 3 * (context + heads) == 27_295_514
+    assert [tuple(level.shape[1:]) for level in levels] == [(256, 40, 40), (256, 20, 20), (256, 10, 10)]
+    assert network.backbone.groups[0][0].expand[0].weight.shape == (256, 64, 1, 1)
+
+
+def test_a_resnet_is_exported_and_read_back_like_the_small_one(tmp_path: Path) -> None:
+    settings = NetworkSettings(resnet=(1, 1, 1, 1), resnet_width=4, channels=8)
+    torch.manual_seed(3)
+    network, other = RetinaFace(settings).eval(), RetinaFace(settings).eval()
+    export_detector(network, tmp_path / "large.onnx")
+    load_onnx_weights(ExportedRetinaFace(other), tmp_path / "large.onnx")
+    picture = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        for one, two in zip(network(picture), other(picture), strict=True):
+            torch.testing.assert_close(one, two)
+    assert network(picture).boxes.shape == (2, len(anchors(64, 96)), 4)
 
 
 def test_outputs_come_in_the_order_of_the_anchors() -> None:

@@ -99,3 +99,48 @@ def draw() -> Callable[..., np.ndarray]:
     """`draw(*shape)`: normal float64 numbers, a new stretch of one fixed sequence at each call."""
     generator = np.random.default_rng(20261122)
     return lambda *shape: generator.normal(size=shape)
+
+
+@pytest.fixture(scope="session")
+def yunet_bytes() -> bytes:
+    """A graph with the inputs and outputs of YuNet's file, fixed sides included: 640x640, one photograph.
+
+    A cell of stride 16 whose *blue* is bright is a face: class and object score 0.9 at 255. Its box has its centre at
+    the cell's and sides of four cells; its points lie in the cell. Strides 8 and 32 find nothing.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, initial, outputs = [], [], []
+    points = [0.1, 0.2, 0.9, 0.2, 0.5, 0.5, 0.2, 0.8, 0.8, 0.8]
+    for stride in (8, 16, 32):
+        nodes.append(
+            helper.make_node(
+                "AveragePool", ["input"], [f"mean_{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2
+            )
+        )
+        for kind, bias in (("cls", [-8.0]), ("obj", [-8.0]), ("bbox", [0.5, 0.5, *[np.log(4.0)] * 2]), ("kps", points)):
+            name = f"{kind}_{stride}"
+            weight = np.zeros((len(bias), 3, 1, 1), np.float32)
+            if kind in ("cls", "obj") and stride == 16:
+                weight[0, 0] = (8.0 + np.log(9.0)) / 255  # the first channel: the file takes BGR; logit of 0.9 at 255
+            initial += [
+                numpy_helper.from_array(weight, f"weight_{name}"),
+                numpy_helper.from_array(np.array(bias, np.float32), f"bias_{name}"),
+                numpy_helper.from_array(np.array([1, -1, len(bias)], np.int64), f"shape_{name}"),
+            ]
+            last = "scored" if kind in ("cls", "obj") else "mapped"
+            nodes.append(
+                helper.make_node("Conv", [f"mean_{stride}", f"weight_{name}", f"bias_{name}"], [f"mapped_{name}"])
+            )
+            if last == "scored":
+                nodes.append(helper.make_node("Sigmoid", [f"mapped_{name}"], [f"scored_{name}"]))
+            nodes.append(helper.make_node("Transpose", [f"{last}_{name}"], [f"moved_{name}"], perm=[0, 2, 3, 1]))
+            nodes.append(helper.make_node("Reshape", [f"moved_{name}", f"shape_{name}"], [name]))
+            cells = (640 // stride) ** 2
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, cells, len(bias)]))
+    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 640, 640])
+    graph = helper.make_graph(nodes, "yunet", [given], outputs, initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

@@ -9,11 +9,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import distributed, nn
 
+from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC
+from facekd.recognition.train import EmbedderTask, Recipe, with_teachers
 
 
 def steps(name: str, given: dict, rank: int) -> dict:
@@ -55,6 +58,43 @@ def sampled(given: dict, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), head._sample(labels) + head.first
 
 
+def embedder(rank: int) -> dict:
+    """Three steps of a recipe whose people are spread over the ranks."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(7), 2)
+    crops = rng.integers(0, 256, (14, 112, 112, 3), dtype=np.uint8)
+    faces = FaceSet(crops, labels, tuple("abcdefg"), rng.normal(size=(14, 5)).astype(np.float32))
+    recipe = Recipe.model_validate(
+        {
+            "kind": "embedder",
+            "training": {"steps": 3, "learning_rate": 0.1},
+            "network": {"dimension": 8, "options": {"widths": [8, 8, 8, 8], "blocks": [0, 1, 1, 1]}},
+            "data": {"batch": 4, "sizes": [[0.0, 32]]},
+            "margin": {"ramp": [0.0, 0.0], "sample_rate": 0.5},
+            "distill": {"teachers": {"t": {"kind": "stored"}}, "terms": [{"method": "cosine"}]},
+        }
+    )
+    task = with_teachers(EmbedderTask(recipe, faces, faces), faces)
+    head = task.module["task"]["head"]
+    optimizer = torch.optim.SGD(task.module.parameters(), lr=0.1)
+    first = {name: value.clone() for name, value in task.module.named_parameters()}
+    losses = []
+    for step in range(3):
+        optimizer.zero_grad()
+        terms = task.losses(task.batch(step), step, 0.5)
+        sum(terms.values()).backward()
+        optimizer.step()
+        losses.append(terms["margin"].item())
+    return {
+        "drawn": task.batch(0)["crops"],
+        "first": first,
+        "student": {name: value.detach() for name, value in task.student.named_parameters()},
+        "adapter": {name: value.detach() for name, value in task.distiller.named_parameters()},
+        "classes": len(head.head.weight),
+        "losses": losses,
+    }
+
+
 def main() -> None:
     rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
@@ -63,6 +103,7 @@ def main() -> None:
     result = {name: steps(name, given, rank) for name in MARGIN_HEADS}
     result["data_parallel"] = data_parallel(given, rank)
     result["sampled"] = sampled(given, rank)
+    result["embedder"] = embedder(rank)
     torch.save(result, folder / f"rank-{rank}.pt")
     distributed.destroy_process_group()
 

@@ -111,6 +111,23 @@ def test_sampled_ranks_agree_with_a_softmax_over_what_they_drew(given: dict, two
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_recipe_spreads_its_people_over_ranks_whose_students_and_adapters_stay_alike(two_ranks: list[dict]) -> None:
+    first, second = (rank["embedder"] for rank in two_ranks)
+    assert (first["classes"], second["classes"]) == (3, 4)
+    assert not torch.equal(first["drawn"], second["drawn"])  # each has photographs of its own
+    assert first["losses"] == second["losses"]
+    for part in ("student", "adapter"):
+        assert first[part]
+        for name, value in first[part].items():
+            torch.testing.assert_close(value, second[part][name], rtol=1e-5, atol=1e-7, msg=name)
+    moved = [
+        name
+        for name, value in first["student"].items()
+        if not torch.equal(value, first["first"][f"task.student.{name}"])
+    ]
+    assert len(moved) == len(first["student"])
+
+
 def test_one_process_needs_no_process_group_and_is_the_plain_head(given: dict) -> None:
     embeddings, labels = given["batches"][1]
     for name, kind in MARGIN_HEADS.items():

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
+import onnx  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
+from facekd.distill.embedding import cosine_embedding_loss  # noqa: E402
+from facekd.distill.relation import similarity_matrix_loss  # noqa: E402
 from facekd.engine.loop import fit  # noqa: E402
 from facekd.engine.settings import parse_recipe  # noqa: E402
 from facekd.errors import ConfigError  # noqa: E402
@@ -17,9 +25,11 @@ from facekd.recognition import mask_train, train  # noqa: E402
 from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
 from facekd.recognition.margins import MARGIN_HEADS  # noqa: E402
+from facekd.recognition.partial_fc import PartialFC  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
 
 TINY = {"widths": [16, 16, 16, 16], "blocks": [0, 1, 1, 1]}
+TERMS = [{"method": "cosine"}, {"method": "similarity", "weight": 4.0}]
 
 
 def faces(people: int = 3, each: int = 4, seed: int = 0) -> FaceSet:
@@ -40,10 +50,17 @@ def recipe(**changes: object) -> train.Recipe:
         "network": {"dimension": 16, "options": TINY},
         "data": {"batch": 8, "sizes": [[0.0, 64], [0.8, 112]]},
         "margin": {"ramp": [0.0, 0.1], "scale": 16.0, "margin": 0.1},
+        "distill": {"teachers": {"t": {"kind": "stored"}}, "terms": TERMS},
     }
     for key, value in changes.items():
         table.setdefault(key, {}).update(value)
     return parse_recipe(train.Recipe, table)
+
+
+def make(settings: train.Recipe, crops: FaceSet | None = None) -> Any:
+    """The whole task: the student and its teachers."""
+    crops = crops or faces()
+    return train.with_teachers(train.EmbedderTask(settings, crops, faces(seed=1)), crops)
 
 
 def test_batches_are_a_function_of_the_step() -> None:
@@ -78,32 +95,138 @@ def test_every_margin_head_can_be_named_in_a_recipe(head: str) -> None:
 
 
 def test_every_part_gets_a_gradient_and_the_loss_falls(tmp_path: Path) -> None:
-    task = train.EmbedderTask(recipe(), faces(), faces(seed=1))
+    task = make(recipe())
     terms = task.losses(task.batch(0), 0, 0.6)
-    assert set(terms) == {"cosine", "similarity", "margin"}
+    assert set(terms) == {"distill/cosine", "distill/similarity", "margin"}
     sum(terms.values()).backward()
     for name, parameter in task.module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0 or "norm2" not in name, name
     task.module.zero_grad()
-    outcome = fit(task, task.recipe.training, tmp_path)
+    outcome = fit(task, recipe().training, tmp_path)
     assert np.mean(outcome.losses[-4:]) < np.mean(outcome.losses[:4])
     embedding = open_session(outcome.best_path.read_bytes(), threads=1).run(
         {"face": np.zeros((2, 3, 112, 112), np.float32)}
     )[0]
     assert embedding.shape == (2, 16)
+    graph = onnx.load(outcome.best_path).graph
+    assert sum(math.prod(item.dims) for item in graph.initializer) <= sum(
+        value.numel() for value in task.student.state_dict().values() if value.is_floating_point()
+    )  # neither adapter nor class centres
+
+
+def test_the_terms_are_the_losses_of_the_raw_and_of_the_adapted_embedding() -> None:
+    task = make(recipe())
+    batch = task.batch(3)
+    terms = task.losses(batch, 3, 1.0)
+    task.student.train()
+    embeddings = task.student(batch["crops"])
+    stored = batch["answers/t/output"]
+    adapter = task.distiller.adapters[0][0].map
+    assert tuple(adapter.weight.shape) == (8, 16)
+    torch.testing.assert_close(terms["distill/cosine"], cosine_embedding_loss(adapter(embeddings), stored))
+    torch.testing.assert_close(terms["distill/similarity"], 4.0 * similarity_matrix_loss(embeddings, stored))
+
+
+def test_a_resumed_run_repeats_the_losses_adapters_and_statistics_included(tmp_path: Path) -> None:
+    settings = recipe(training={"steps": 4, "validate_every": 4})
+    whole = fit(make(settings), settings.training, tmp_path / "whole").losses
+    first = fit(make(settings), settings.training, tmp_path / "parts", stop_after=2).losses
+    second = fit(make(settings), settings.training, tmp_path / "parts", resume=True).losses
+    assert whole == (*first, *second)
+
+
+def test_stored_embeddings_and_live_teachers_teach_together_each_sees_crops_at_full_size(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    narrow = train.BACKBONES["dense_resnet"](dimension=12, **TINY)
+    train.export_embedder(narrow, tmp_path / "narrow.onnx")
+    single = tmp_path / "single.onnx"  # takes one crop of 112 pixels at a time, as published embedders do
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(narrow.eval(), (torch.zeros(1, 3, 112, 112),), str(single), dynamo=False)
+    teachers = {
+        "t": {"kind": "stored"},
+        "narrow": {
+            "file": str(tmp_path / "narrow.onnx"),
+            "architecture": "dense_resnet",
+            "options": {"dimension": 12, **TINY},
+        },
+        "single": {"file": str(single), "threads": 1},
+    }
+    terms = [
+        {"method": "cosine", "source": "t"},
+        {"method": "angular", "source": "narrow"},
+        {"method": "mimic", "source": "narrow", "student": "body.2", "teacher": "body.2"},
+        {"method": "similarity", "source": "single"},
+    ]
+    settings = recipe(distill={"teachers": teachers, "terms": terms}, data={"batch": 4})
+    task = make(settings)
+    batch = task.batch(0)
+    found = task.losses(batch, 0, 0.1)  # the student sees 64 pixels
+    assert set(found) == {"margin", *(f"distill/{term['method']}" for term in terms)}
+    sum(found.values()).backward()
+    assert all(parameter.grad is not None for parameter in task.distiller.parameters())
+    known = task.distiller.teacher("single").answer(batch["crops"], ["output"])["output"]
+    torch.testing.assert_close(known, narrow(batch["crops"]).detach(), rtol=1e-3, atol=1e-4)
+    small = F.interpolate(batch["crops"], size=(64, 64), mode="bilinear", antialias=True, align_corners=False)
+    expected = similarity_matrix_loss(task.student.train()(small), known)
+    torch.testing.assert_close(found["distill/similarity"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_compiled_student_is_tapped_at_its_output_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real compiler needs minutes and a C++ compiler; this one traces as it does, and runs what it traced.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, compiled = (make(recipe(training={"compile": flag})) for flag in (False, True))
+    for step in range(2):  # the second call runs what the first one traced
+        terms = [task.losses(task.batch(step), step, 0.9) for task in (plain, compiled)]
+        assert set(terms[0]) == set(terms[1]) == {"margin", "distill/cosine", "distill/similarity"}
+        for name, value in terms[0].items():
+            torch.testing.assert_close(terms[1][name], value)
+        sum(terms[1].values()).backward()
+        assert compiled.student.stem[0].weight.grad.abs().sum() > 0
+        compiled.module.zero_grad()
+    inner = [{"method": "cosine"}, {"method": "attention", "student": "body.2", "teacher": "output"}]
+    with pytest.raises(ConfigError, match=r"'body.2' cannot be tapped.*training.compile = false"):
+        make(recipe(training={"compile": True}, distill={"terms": inner}))
+
+
+def test_methods_that_need_people_get_labels_and_the_teachers_centres() -> None:
+    terms = [{"method": name} for name in ("centres", "adadistill", "margin-distillation", "ekd")]
+    task = make(recipe(distill={"terms": terms}))
+    found = task.losses(task.batch(0), 0, 0.0)
+    assert set(found) == {"margin", *(f"distill/{term['method']}" for term in terms)}
+    assert all(torch.isfinite(value) for value in found.values())
+
+
+def test_sampled_classes_train_and_the_head_is_whole_without(tmp_path: Path) -> None:
+    settings = recipe(margin={"sample_rate": 0.5}, training={"steps": 4, "validate_every": 4}, distill={"terms": []})
+    crops = faces(people=8, each=2)
+    task = make(settings, crops)
+    head = task.module["head"]
+    assert isinstance(head, PartialFC)
+    before = head.head.weight.detach().clone()
+    outcome = fit(task, settings.training, tmp_path)
+    assert all(np.isfinite(outcome.losses))
+    assert int(head.draws) == 4
+    assert not torch.equal(before, head.head.weight)
+    again = make(recipe(margin={"sample_rate": 0.5}, network={"init": str(outcome.best_path)}), crops)
+    torch.testing.assert_close(again.module["task"]["head"].head.weight.norm(dim=1), torch.ones(8))
+    assert not isinstance(make(recipe()).module["task"]["head"], PartialFC)
+    with pytest.raises(ConfigError, match="sample_rate"):
+        recipe(margin={"sample_rate": 0.0})
 
 
 def test_starting_from_onnx_restores_the_student_and_refits_adapter_and_centres(tmp_path: Path) -> None:
     first = train.EmbedderTask(recipe(), faces(), faces(seed=1))
     train.export_embedder(first.student, tmp_path / "start.onnx")
     settings = recipe(network={"init": str(tmp_path / "start.onnx")}, training={"seed": 9})
-    second = train.EmbedderTask(settings, faces(), faces(seed=1))
+    whole = make(settings)
+    second = whole.module["task"]
     crops = faces().crops
-    np.testing.assert_allclose(train.embed(second.student, crops), train.embed(first.student, crops), atol=1e-6)
-    centres = second.module["head"].weight.detach().numpy()
+    np.testing.assert_allclose(train.embed(whole.student, crops), train.embed(first.student, crops), atol=1e-6)
+    centres = second["head"].weight.detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1.0, atol=1e-5)
-    adapted = train.embed(second.student, crops) @ second.module["adapter"].weight.detach().numpy().T
+    adapted = train.embed(whole.student, crops) @ whole.distiller.adapters[0][0].map.weight.detach().numpy().T
     adapted /= np.linalg.norm(adapted, axis=1, keepdims=True)
     cosine = float((adapted * faces().teacher).sum(1).mean())
     assert cosine > 0.9  # sixteen embeddings of sixteen numbers: least squares must nearly reproduce the teacher
@@ -111,8 +234,16 @@ def test_starting_from_onnx_restores_the_student_and_refits_adapter_and_centres(
 
 def test_what_does_not_fit_together_is_refused() -> None:
     blind = FaceSet(faces().crops, faces().labels, faces().people, None)
-    with pytest.raises(ConfigError, match="teacher"):
-        train.EmbedderTask(recipe(), blind, faces())
+    with pytest.raises(ConfigError, match="stored teacher 't'"):
+        make(recipe(), blind)
+    with pytest.raises(ConfigError, match="learns nothing"):
+        make(recipe(margin={"weight": 0.0}, distill={"terms": []}))
+    both = {
+        "teachers": {"t": {"kind": "stored"}, "u": {"kind": "stored"}},
+        "terms": [{"method": "cosine", "source": "t"}],
+    }
+    with pytest.raises(ConfigError, match="of one teacher, not of t, u"):
+        make(recipe(distill=both))
     with pytest.raises(ConfigError, match="unknown backbone"):
         recipe(network={"backbone": "resnet9000"})
     with pytest.raises(ConfigError, match="sizes must start"):

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from facekd.errors import ConfigError, FacekdError
 from facekd.zoo import Calibration as ZooCalibration
 from facekd.zoo import load_manifest
+
+if TYPE_CHECKING:
+    from facekd.evaluation.calibrate import MeasuredCurve
 
 LEAST_PEOPLE_PAIRS = 10
 """A point whose false matches come from fewer different pairs of people shows those people, not the rate."""
@@ -63,6 +67,10 @@ class Curve(_Frozen):
     pairs: int = Field(ge=0)
     """Non-mated pairs compared."""
     mated_pairs: int = Field(default=0, ge=0)
+    non_mated_histogram: tuple[int, ...] = ()
+    """Cosines of all non-mated comparisons, counted in equal bins over -1..1; empty where they were not kept."""
+    mated_histogram: tuple[int, ...] = ()
+    """The same of the mated comparisons."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Curve:
@@ -170,6 +178,28 @@ class Calibration(_Frozen):
 def rule_of_three(pairs: int) -> float:
     """Upper end of the 95 % interval of a rate of which nothing was seen in so many independent trials."""
     return min(1.0, 3.0 / max(1, pairs))
+
+
+def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve]) -> Calibration:
+    """The artefact of what was measured: ``unmasked``, and ``masked`` where it is there.
+
+    Raises:
+        ConfigError: there is no curve of unmasked probes.
+    """
+    made = {
+        kind: Curve(
+            points=tuple(Point(**asdict(point)) for point in curve.points),
+            people=curve.people,
+            pairs=curve.pairs,
+            mated_pairs=curve.mated_pairs,
+            non_mated_histogram=curve.non_mated_histogram,
+            mated_histogram=curve.mated_histogram,
+        )
+        for kind, curve in curves.items()
+    }
+    if "unmasked" not in made:
+        raise ConfigError("a calibration needs comparisons of unmasked faces")
+    return Calibration(contract=contract, source=source, unmasked=made["unmasked"], masked=made.get("masked"))
 
 
 def from_zoo(record: ZooCalibration, contract: str) -> Calibration | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.errors import ConfigError, EnrolmentRefused
+from facekd.gallery.decision import SURE_OF_MASK
 
 REASONS = {
     "no-face": "no face was found: use a photograph that shows the face",
@@ -17,6 +18,7 @@ REASONS = {
     "too-small": "the face is too small: use a larger photograph, or come closer",
     "blurred": "the face is blurred: use a sharper photograph",
     "masked": "the face is covered by a mask: take the mask off",
+    "mask-unsure": "it is not clear whether the face is covered: take another photograph, with nothing before the face",
     "already-enrolled": "this very photograph is already enrolled for this person",
     "template-limit": "the person already has as many templates as the policy allows: remove one first",
     "unreadable": "the file is no picture that can be read",
@@ -93,7 +95,10 @@ class EnrolmentPolicy:
         min_face_px: shorter side of the face's box, pixels, below which a photograph is refused.
         background: faces shorter than this share of the largest face do not count as company (passers-by far behind).
         refuse: quality reasons that refuse; the other reasons warn.
-        allow_masks: enrol masked and badly masked faces too; their templates then answer to other masked faces.
+        allow_masks: enrol masked and badly masked faces too, and those of which nobody is sure; their templates then
+            answer to other masked faces.
+        sure_of_mask: certainty that the mask head must give its answer, whatever that is, as at identification. Below,
+            a photograph is refused as ``mask-unsure`` and not as ``masked``: another one may well do.
         max_templates: templates a person. Every template is one more chance for a stranger, and beyond a handful they
             add little.
         same_photograph_cosine: two templates this alike come from the same picture.
@@ -109,6 +114,7 @@ class EnrolmentPolicy:
     background: float = 0.25
     refuse: frozenset[str] = frozenset({"too-small", "blurred"})
     allow_masks: bool = False
+    sure_of_mask: float = SURE_OF_MASK
     max_templates: int = 20
     same_photograph_cosine: float = 0.9999
     same_person_fmr: float = 1e-4
@@ -162,8 +168,11 @@ class EnrolmentPolicy:
         for reason in face.quality.reasons:
             if reason in self.refuse:
                 raise refusal(reason)
-        if not self.allow_masks and face.mask.status != "none":
-            raise refusal("masked")
+        if not self.allow_masks:
+            if face.mask.score < self.sure_of_mask:
+                raise refusal("mask-unsure", f"{face.mask.status} with a certainty of {face.mask.score:.2f}")
+            if face.mask.status != "none":
+                raise refusal("masked")
         return tuple(face.quality.reasons)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facekd.cli import evaluate_open_set
 from facekd.cli.evaluation_tables import crops_table, detection_table, mask_table, row_table, verification_table
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
@@ -80,7 +81,7 @@ def lfw(
 
         finder = _finder(detector) if mode is LfwMode.whole else None
         outcome = evaluate_lfw(
-            folder, _embedder(model, peer, peer_models), mode.value, finder, masked, part, output.progress
+            folder, load_embedder(model, peer, peer_models), mode.value, finder, masked, part, output.progress
         )
         if sheet is not None:
             from facekd.recognition.error_sheet import save_lfw_sheet
@@ -106,7 +107,7 @@ def cfp(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_cfp
 
-        outcomes = evaluate_cfp(folder, _embedder(model, peer, peer_models), _finder(detector), output.progress)
+        outcomes = evaluate_cfp(folder, load_embedder(model, peer, peer_models), _finder(detector), output.progress)
         figures: dict[str, Any] = {name: outcome.figures() for name, outcome in outcomes.items()}
         undetected = {name for outcome in outcomes.values() for name in outcome.undetected}
         output.result({**figures, "undetected": len(undetected), "model": peer or model})
@@ -126,7 +127,7 @@ def bin_file(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_bin
 
-        outcome = evaluate_bin(file, _embedder(model, peer, peer_models), output.progress)
+        outcome = evaluate_bin(file, load_embedder(model, peer, peer_models), output.progress)
         _plot_det(plot, outcome, output)
         figures = {**outcome.figures(), "model": peer or model}
         output.result(figures, text=verification_table(figures))
@@ -148,7 +149,7 @@ def pairs(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_list
 
-        embedder = _embedder(model, peer, peer_models)
+        embedder = load_embedder(model, peer, peer_models)
         outcome = evaluate_list(file, images, embedder, _finder(detector), output.progress)
         _plot_det(plot, outcome, output)
         figures = {**outcome.figures(), "model": peer or model}
@@ -168,7 +169,7 @@ def ijb(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_ijb
 
-        figures = evaluate_ijb(folder, _embedder(model, peer, peer_models), output.progress)
+        figures = evaluate_ijb(folder, load_embedder(model, peer, peer_models), output.progress)
         output.result({**figures, "model": peer or model})
 
 
@@ -195,7 +196,7 @@ def crops(
         from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, read_crop_table
 
         table = read_crop_table(folder, "faces.csv", split)
-        embedder = None if embeddings is not None else _embedder(model, peer, peer_models)
+        embedder = None if embeddings is not None else load_embedder(model, peer, peer_models)
         matrix = crop_embeddings(table, embedder, embeddings, output.progress)
         figures = evaluate_crops(table, matrix, replicates=replicates, group_column=group)
         source = str(embeddings) if embeddings is not None else peer or model
@@ -318,7 +319,8 @@ def mask(
         output.result({**figures, "model": model}, text=mask_table(figures))
 
 
-def _embedder(model: str, peer: str | None, folder: Path | None) -> Any:
+def load_embedder(model: str, peer: str | None, folder: Path | None) -> Any:
+    """The embedder that --model or --peer names."""
     if peer is None:
         from facekd.recognition.embedder import Embedder
 
@@ -358,4 +360,5 @@ def _plot_det(target: Path | None, outcome: PairOutcome, output: Output) -> None
 
 def register(app: typer.Typer) -> None:
     """Add `evaluate …` to the application."""
+    evaluate_open_set.register(evaluate)
     app.add_typer(evaluate, name="evaluate")

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from facekd.errors import GalleryError
+from facekd.gallery import cache
 from facekd.gallery.maintenance import backup, check, is_encrypted, restore, rotate_key
 from facekd.gallery.policy import EnrolmentPolicy
+from facekd.gallery.records import NewTemplate
 
 
 def _old():
@@ -16,22 +18,49 @@ def _new():
     return b"n" * 32
 
 
-def _leaks(folder, vectors):
-    """Names of the files that hold a piece of a template as float32, float16 or eight-bit codes."""
+PIECE = 16
+"""Numbers that must stand side by side to count as a piece of a template."""
+
+
+def _forms(vector):
+    """A template as it might lie in a file: kind and bytes of each piece."""
+    low, high = vector.min(), vector.max()
+    unsigned = np.round((vector - low) / (high - low) * 255).astype(np.uint8)
+    signed = np.round(vector / np.abs(vector).max() * 127).astype(np.int8)
+    arrays = {
+        "float32": [vector.astype("<f4"), vector.astype(">f4")],
+        "float16": [vector.astype("<f2"), vector.astype(">f2")],
+        "float64": [vector.astype("<f8")],
+        "codes": [unsigned, signed],
+    }
+    for kind, forms in arrays.items():
+        for form in forms:
+            yield from ((kind, form[start : start + PIECE].tobytes()) for start in range(0, len(form), PIECE))
+
+
+def _leaks(folder, vectors, codes=()):
+    """Which files hold a piece of a template, and in which form: {(file, form)}.
+
+    ``codes`` are those of the gallery's own index, (N, K) uint8; of others only the plain ones are looked for.
+    """
+    pieces = [piece for vector in vectors for piece in _forms(vector)]
+    for row in codes:
+        pieces += [("codes", row[start : start + PIECE].tobytes()) for start in range(0, len(row), PIECE)]
     found = set()
     for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        for vector in vectors:
-            low, high = vector.min(), vector.max()
-            codes = np.round((vector - low) / (high - low) * 255).astype(np.uint8)
-            forms = (vector.astype(kind) for kind in ("<f4", ">f4", "<f2", ">f2", "<f8"))
-            for form in (*forms, codes):
-                pieces = (form[start : start + 16].tobytes() for start in range(0, len(form), 16))
-                if any(piece in content for piece in pieces):
-                    found.add(path.name)
+        if path.is_file():
+            content = path.read_bytes()
+            found |= {(path.name, kind) for kind, piece in pieces if piece in content}
     return found
+
+
+def _codes(gallery):
+    """What the index of a large gallery holds of its templates, read from its cache with the gallery's key."""
+    store = gallery.file_store("a cache")
+    cached = cache.load(store.path, store.identity(), store.sealer)
+    assert cached is not None
+    assert len(cached.codes) >= len(gallery)
+    return cached.codes.copy()
 
 
 @pytest.fixture
@@ -39,27 +68,78 @@ def vectors(unit):
     return [unit(seed) for seed in range(1, 9)]
 
 
-def test_the_search_for_leaks_finds_them_in_a_plain_gallery(open_gallery, vectors, tmp_path):
+@pytest.fixture
+def large(monkeypatch):
+    """Galleries are large ones, with an index in codes and a cache of it, from the sixth template on."""
+    monkeypatch.setattr("facekd.gallery.live.FLAT_UP_TO", 5)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "codes"])
+@pytest.mark.parametrize("name", ["gallery.db", "gallery.db-wal", "gallery.db.index", "gallery.db-journal"])
+def test_the_search_for_leaks_finds_every_form_in_every_file(vectors, tmp_path, kind, name):
+    rng = np.random.default_rng(0)
+    for vector in vectors[:2]:
+        for piece in (piece for form, piece in _forms(vector) if form == kind):
+            (tmp_path / name).write_bytes(rng.bytes(4097) + piece + rng.bytes(11))
+            assert _leaks(tmp_path, vectors) == {(name, kind)}
+    own = rng.integers(0, 256, (3, 64), np.uint8)
+    (tmp_path / name).write_bytes(rng.bytes(4097) + own[1, 16:32].tobytes())
+    assert _leaks(tmp_path, vectors) == set()
+    assert _leaks(tmp_path, vectors, own) == {(name, "codes")}
+
+
+def test_the_search_for_leaks_finds_them_in_a_plain_gallery(open_gallery, vectors, tmp_path, large):
     gallery = open_gallery()
     gallery.enrol("Ada", vectors)
-    assert _leaks(tmp_path, vectors) >= {"gallery.db-wal"}
+    assert _leaks(tmp_path, vectors) >= {("gallery.db-wal", "float32")}
+    backup(gallery, tmp_path / "backup.db")
+    assert gallery.identify(vectors[0]).person == "Ada"
     gallery.close()
-    assert _leaks(tmp_path, vectors) == {"gallery.db"}
+    codes = _codes(open_gallery())
+    assert {("gallery.db", "float32"), ("backup.db", "float32"), ("gallery.db.index", "codes")} <= _leaks(
+        tmp_path, vectors, codes
+    )
 
 
-def test_no_file_of_an_encrypted_gallery_holds_a_template(open_gallery, make_face, vectors, tmp_path):
+def test_no_file_of_an_encrypted_gallery_holds_a_template(open_gallery, make_face, vectors, tmp_path, large):
     crop = np.random.default_rng(5).integers(0, 256, (112, 112, 3), np.uint8)
     gallery = open_gallery(key=_old)
     gallery.enrol("Ada", [make_face(v, crop=crop) for v in vectors], policy=EnrolmentPolicy(keep_crops=True))
     assert gallery.identify(vectors[0]).person == "Ada"
     backup(gallery, tmp_path / "backup.db")
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files >= {"gallery.db", "gallery.db-wal", "gallery.db-shm", "backup.db"}
     assert _leaks(tmp_path, vectors) == set()
     gallery.close()
-    assert _leaks(tmp_path, vectors) == set()
+    again = open_gallery(key=_old)
+    codes = _codes(again)
+    assert (tmp_path / "gallery.db.index").is_file()
+    assert _leaks(tmp_path, vectors, codes) == set()
+    again.remove_templates("Ada", [again.templates("Ada")[0].id])
+    rotate_key(again, _new)
+    again.enrol("Grace", [-vectors[0]])
+    assert _leaks(tmp_path, [*vectors, -vectors[0]], codes) == set()
+    again.close()
+    assert _leaks(tmp_path, [*vectors, -vectors[0]], np.concatenate([codes, _codes(open_gallery(key=_new))])) == set()
     for path in tmp_path.iterdir():  # nor a crop, as pixels or as a picture file
         assert crop[50].tobytes() not in path.read_bytes()
         assert b"\x89PNG\r\n" not in path.read_bytes()
     assert is_encrypted(tmp_path / "gallery.db")
+
+
+def test_a_process_that_is_killed_leaves_no_template_either(open_gallery, vectors, tmp_path, large):
+    """Its files as they lie on disk in the middle of a change, with the WAL or a journal beside them."""
+    gallery = open_gallery(key=_old)
+    gallery.enrol("Ada", vectors[:7])
+    with gallery.store.writing():
+        number = gallery.store.add_person("Grace", "")
+        gallery.store.add_templates(number, [NewTemplate(vectors[7])] * 200, "")  # more than SQLite's cache would hold
+        assert _leaks(tmp_path, vectors) == set()
+        copy = tmp_path / "stolen"
+        copy.mkdir()
+        for path in tmp_path.glob("gallery.db*"):
+            (copy / path.name).write_bytes(path.read_bytes())
+    assert _leaks(copy, vectors) == set()
 
 
 @pytest.mark.parametrize("key", [None, _new], ids=["no key", "wrong key"])

@@ -1,0 +1,225 @@
+"""Open-set identification: how often strangers are given a name, and how often enrolled people are not.
+
+Terms are those of ISO/IEC 19795-1. FPIR is the share of probes of people who are not enrolled that return a candidate;
+here a probe that is told to try again counts as one, since somebody was found. FNIR is the share of probes of enrolled
+people that are not given their own name; here, too, "try again" counts as an error. So neither rate gains from answers
+withheld, and they stand side by side: a low FPIR that is bought with misses shows.
+
+Half of the people are enrolled, the others are the impostors, and this is drawn anew several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.errors import DataError
+
+Embeddings = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a system says of a gallery of one size: its threshold, the FPIR, the upper end of its interval."""
+
+    threshold: float
+    fpir: float | None
+    fpir_upper: float | None
+    extrapolated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSetFigures:
+    """What was stated and what was observed for one size of the gallery; rates are means over the draws.
+
+    Attributes:
+        templates: in the gallery.
+        people: enrolled with a name or without, mean over the draws.
+        threshold: cosine.
+        fpir_stated, fpir_upper: what the system says of its error; None where it cannot.
+        extrapolated: the system says that its data cannot show so small a rate.
+        fpir: share of strangers' probes for which somebody was found.
+        fpir_highest: the same in the worst draw.
+        fnir: share of enrolled people's probes that were not given the right name.
+        misidentified: share of enrolled people's probes that were given another person's name.
+        impostor_probes, mated_probes: how many in all draws.
+    """
+
+    templates: int
+    people: float
+    threshold: float
+    fpir_stated: float | None
+    fpir_upper: float | None
+    extrapolated: bool
+    fpir: float
+    fpir_highest: float
+    fnir: float
+    misidentified: float
+    impostor_probes: int
+    mated_probes: int
+
+    @property
+    def kept(self) -> bool:
+        """The observed FPIR is at or below the stated upper bound."""
+        return self.fpir_upper is not None and self.fpir <= self.fpir_upper
+
+    def to_dict(self) -> dict[str, Any]:
+        """One row of the JSON of ``facekd evaluate open-set``."""
+        return {**asdict(self), "kept": self.kept}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One draw: rows of the embeddings by role.
+
+    Attributes:
+        templates: (T,) who is enrolled, person after person in random order; those without a name come last.
+        owners: (T,) number of the person of each template, from 0 and never falling.
+        mated: (M,) probes of enrolled people.
+        mated_owners: (M,) their numbers.
+        impostors: (I,) probes of people who are not enrolled.
+    """
+
+    templates: Rows
+    owners: Rows
+    mated: Rows
+    mated_owners: Rows
+    impostors: Rows
+
+
+def draw_trial(
+    identities: Sequence[str], templates_each: int, rng: np.random.Generator, filling: Rows | None = None
+) -> Trial:
+    """Enrol half of the people.
+
+    Args:
+        identities: N names, empty where nobody knows; those rows take part only as `filling`.
+        templates_each: photographs enrolled of each person at most; one is always left as a probe where there are two.
+        rng: draws the people and their photographs.
+        filling: rows of people without a name (each taken as another person) that fill the gallery up.
+
+    Raises:
+        DataError: fewer than two people.
+    """
+    names = np.array(identities, dtype=object)
+    people = np.unique([name for name in identities if name])
+    if len(people) < 2:
+        raise DataError(f"{len(people)} people are labelled; open-set identification needs at least two")
+    order = rng.permutation(len(people))
+    enrolled, strangers = order[: len(order) // 2], order[len(order) // 2 :]
+    templates: list[int] = []
+    owners: list[int] = []
+    mated: list[int] = []
+    mated_owners: list[int] = []
+    for number, person in enumerate(enrolled):
+        rows = rng.permutation(np.flatnonzero(names == people[person]))
+        count = min(templates_each, max(1, len(rows) - 1))
+        templates += rows[:count].tolist()
+        owners += [number] * count
+        mated += rows[count:].tolist()
+        mated_owners += [number] * (len(rows) - count)
+    if filling is not None:
+        templates += rng.permutation(filling).tolist()
+        owners += range(len(enrolled), len(enrolled) + len(filling))
+    impostors = np.flatnonzero(np.isin(names, people[strangers]))
+    return Trial(*(np.array(rows, np.int64) for rows in (templates, owners, mated, mated_owners, impostors)))
+
+
+def open_set_figures(
+    embeddings: Embeddings,
+    identities: Sequence[str],
+    sizes: Sequence[int],
+    state: Callable[[int], Stated],
+    *,
+    min_margin: float,
+    templates_each: int = 3,
+    draws: int = 20,
+    seed: int = 0,
+    filling: Rows | None = None,
+) -> list[OpenSetFigures]:
+    """Identify in galleries of several sizes, and in the largest that the people allow.
+
+    Args:
+        embeddings: (N, D) of unit length.
+        identities, templates_each, filling: as for `draw_trial`.
+        sizes: templates in the gallery; a size that cannot be reached is left out.
+        state: what the system under test says of a gallery of so many templates.
+        min_margin: cosine by which the best person must lead the next; otherwise it is "try again".
+        draws: how often the people are drawn.
+        seed: of the draws.
+
+    Returns:
+        One entry a size, rising; the largest possible last.
+    """
+    rng = np.random.default_rng(seed)
+    trials = [draw_trial(identities, templates_each, rng, filling) for _ in range(draws)]
+    largest = min(len(trial.templates) for trial in trials)
+    wanted = sorted({*(size for size in sizes if 0 < size < largest), largest})
+    stated = {size: state(size) for size in wanted}
+    counts: dict[int, list[_Counts]] = {size: [] for size in wanted}
+    for trial in trials:
+        probes = np.concatenate([trial.impostors, trial.mated])
+        scores = embeddings[probes] @ embeddings[trial.templates].T
+        for size in wanted:
+            counts[size].append(_count(scores[:, :size], trial, size, stated[size].threshold, min_margin))
+    return [_figures(size, stated[size], counts[size]) for size in wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    people: int
+    impostors: int
+    found: int
+    mated: int
+    right: int
+    wrong: int
+
+
+def _count(scores: Embeddings, trial: Trial, size: int, threshold: float, min_margin: float) -> _Counts:
+    owners = trial.owners[:size]
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    by_person = np.maximum.reduceat(scores, starts, axis=1)
+    best = by_person.argmax(axis=1)
+    ordered = (
+        np.partition(by_person, -2, axis=1)[:, -2:]
+        if by_person.shape[1] > 1
+        else np.pad(by_person, ((0, 0), (1, 0)), constant_values=-np.inf)
+    )
+    found = ordered[:, 1] >= threshold
+    named = found & (ordered[:, 1] - ordered[:, 0] >= min_margin)
+    strangers = len(trial.impostors)
+    present = trial.mated_owners <= owners[-1]
+    right = named[strangers:] & (best[strangers:] == trial.mated_owners)
+    wrong = named[strangers:] & ~right
+    return _Counts(
+        people=len(starts),
+        impostors=strangers,
+        found=int(found[:strangers].sum()),
+        mated=int(present.sum()),
+        right=int((right & present).sum()),
+        wrong=int((wrong & present).sum()),
+    )
+
+
+def _figures(size: int, stated: Stated, counts: Sequence[_Counts]) -> OpenSetFigures:
+    fpirs = [count.found / count.impostors for count in counts]
+    mated = [count for count in counts if count.mated]
+    return OpenSetFigures(
+        templates=size,
+        people=float(np.mean([count.people for count in counts])),
+        threshold=stated.threshold,
+        fpir_stated=stated.fpir,
+        fpir_upper=stated.fpir_upper,
+        extrapolated=stated.extrapolated,
+        fpir=float(np.mean(fpirs)),
+        fpir_highest=max(fpirs),
+        fnir=float(np.mean([1 - count.right / count.mated for count in mated])) if mated else float("nan"),
+        misidentified=float(np.mean([count.wrong / count.mated for count in mated])) if mated else float("nan"),
+        impostor_probes=sum(count.impostors for count in counts),
+        mated_probes=sum(count.mated for count in counts),
+    )

@@ -1,0 +1,136 @@
+"""Probes apart from references, and strangers: every comparison counted as a plain double loop counts it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facekd.evaluation.all_pairs import compare_all, compare_probes, operating_points
+from facekd.evaluation.probe_sets import bootstrap_rates, compare_sets, design_of
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def data() -> dict[str, tuple[np.ndarray, list[str]]]:
+    rng = np.random.default_rng(0)
+    centres = {name: rng.normal(size=6) for name in "abcdefgh"}
+
+    def crops(names: str) -> tuple[np.ndarray, list[str]]:
+        return unit(np.stack([centres[name] + rng.normal(size=6) for name in names])), list(names)
+
+    return {
+        "references": crops("aaabbbccddddee"),
+        "probes": crops("abbcfffggh"),  # f, g and h are not enrolled
+        "strangers": (unit(rng.normal(size=(9, 6))), []),
+    }
+
+
+def brute(references, probes, strangers):
+    """Scores of mated and non-mated comparisons, each non-mated one with its two people."""
+    rows, names = references
+    pairs = [(i, rows[j], names[j]) for i in range(len(rows)) for j in range(i)]
+    if probes is not None:
+        pairs = [(i, row, name) for i in range(len(rows)) for row, name in zip(*probes, strict=True)]
+    if strangers is not None:
+        pairs += [(i, row, f"s{k}") for i in range(len(rows)) for k, row in enumerate(strangers)]
+    found = [(float(rows[i] @ row), names[i], name) for i, row, name in pairs]
+    return [s for s, a, b in found if a == b], [(s, a, b) for s, a, b in found if a != b]
+
+
+@pytest.mark.parametrize("with_probes", [False, True])
+@pytest.mark.parametrize("with_strangers", [False, True])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_every_comparison_is_made_once(data, with_probes, with_strangers, chunk) -> None:
+    probes = data["probes"] if with_probes else None
+    strangers = data["strangers"][0] if with_strangers else None
+    pairs, design = compare_sets(
+        *data["references"], *(probes or (None, ())), strangers=strangers, max_far=0.3, chunk=chunk
+    )
+    mated, non_mated = brute(data["references"], probes, strangers)
+    assert np.sort(pairs.mated.scores) == pytest.approx(np.sort(mated), abs=1e-6)
+    assert pairs.non_mated == len(non_mated) == pairs.histogram.sum() == design.weight(np.ones(len(design.probes)))
+    scores = np.array([score for score, _, _ in non_mated])
+    for point in operating_points(pairs, (0.3, 0.1, 0.03)):
+        accepted, refused = np.split(-np.sort(-scores), [int(point.far * len(scores) + 1e-9)])
+        assert accepted.min() > point.threshold - 1e-6
+        assert refused.max() < point.threshold + 1e-6
+    stack = np.concatenate(
+        [part for part in (data["references"][0], probes and probes[0], strangers) if part is not None]
+    )
+    top = pairs.impostors
+    assert top.scores == pytest.approx((stack[top.first] * stack[top.second]).sum(axis=1), abs=1e-6)
+    assert (pairs.people[top.first] != pairs.people[top.second]).all()
+
+
+def test_a_changed_version_is_not_compared_with_its_own_original(data) -> None:
+    rows, names = data["references"]
+    changed = unit(rows + 0.3)
+    ours, _ = compare_sets(rows, names, changed, names, own_versions=True, max_far=0.3)
+    theirs = compare_probes(rows, changed, names, 0.3)
+    assert np.sort(ours.mated.scores) == pytest.approx(np.sort(theirs.mated.scores))
+    assert ours.non_mated == theirs.non_mated
+    assert (ours.histogram == theirs.histogram).all()
+
+
+def test_a_design_weighs_comparisons_as_copies_of_people_would(data) -> None:
+    _, design = compare_sets(*data["references"], *data["probes"], strangers=data["strangers"][0])
+    _, non_mated = brute(data["references"], data["probes"], data["strangers"][0])
+    names = [*"abcdefgh", *(f"s{k}" for k in range(9))]
+    weights = np.random.default_rng(1).integers(0, 3, len(names)).astype(float)
+    weight = dict(zip(names, weights, strict=True))
+    assert design.weight(weights) == pytest.approx(sum(weight[a] * weight[b] for _, a, b in non_mated))
+    remaining = [sum(name not in (a, b) for _, a, b in non_mated) for name in names]
+    assert design.without_each() == pytest.approx(remaining)
+
+
+def test_the_designs_of_labelled_crops(data) -> None:
+    rows, names = data["references"]
+    for pairs in (compare_all(rows, names, 0.3), compare_probes(rows, rows, names, 0.3)):
+        design = design_of(pairs)
+        assert design.weight(np.ones(5)) == pairs.non_mated
+
+
+def test_intervals_hold_the_rate_and_grow_where_few_people_make_the_false_matches() -> None:
+    rng = np.random.default_rng(2)
+    rows = unit(rng.normal(size=(40, 8)).repeat(5, axis=0) + 0.5 * rng.normal(size=(200, 8)))
+    names = [f"p{k // 5}" for k in range(200)]
+    twins = rows.copy()
+    twins[5:10] = unit(rows[:5] + 0.1 * rng.normal(size=(5, 8)))  # the second person looks like the first
+    widths = []
+    for embeddings in (rows, twins):
+        pairs, design = compare_sets(embeddings, names, max_far=0.2)
+        (point,) = operating_points(pairs, [0.003])
+        (interval,) = bootstrap_rates(pairs, design, [point.threshold], np.random.default_rng(0))
+        assert 0 <= interval.low < 0.003 < interval.high
+        widths.append(interval.high)
+        again = bootstrap_rates(pairs, design, [point.threshold], np.random.default_rng(0))
+        assert again == [interval]
+    assert widths[1] > widths[0]
+
+
+def test_the_correction_is_that_of_scipy() -> None:
+    """One sample of people with one number each: the rate of marked pairs is then no mean, but BCa is defined alike."""
+    stats = pytest.importorskip("scipy.stats")
+    from facekd.evaluation.probe_sets import _accelerations, _corrected
+
+    rng = np.random.default_rng(3)
+    sample = rng.exponential(size=30)
+    ours = rng.choice(sample, (20_000, 30)).mean(axis=1)
+    without = np.array([np.delete(sample, k).mean() for k in range(30)])[:, None]
+    low, high = _corrected(ours, sample.mean(), float(_accelerations(without, [30])[0]), 0.025)
+    wanted = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(4))
+    assert (low, high) == pytest.approx(tuple(wanted.confidence_interval), rel=0.02)
+
+
+def test_what_does_not_fit_is_refused(data) -> None:
+    rows, names = data["references"]
+    with pytest.raises(ValueError, match="names"):
+        compare_sets(rows, names[:-1])
+    with pytest.raises(ValueError, match="length"):
+        compare_sets(2 * rows, names)
+    pairs, design = compare_sets(rows[:3], names[:3], max_far=0.5)
+    with pytest.raises(ValueError, match="two"):
+        bootstrap_rates(pairs, design, [0.5], np.random.default_rng(0))

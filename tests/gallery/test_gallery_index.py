@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.gallery.index import NO_TEMPLATE, FlatIndex, ReferenceIndex
-from facekd.gallery.quantised import QuantisedIndex
+from facekd.gallery.quantised import Coding, QuantisedIndex
 
 DIMENSION = 32
 
@@ -22,7 +22,9 @@ class _Full:
     def __init__(self):
         self.templates = {}
         sample = _units(500, 99)
-        self.index = QuantisedIndex(sample, lambda ids: {i: self.templates[i] for i in ids if i in self.templates})
+        self.index = QuantisedIndex(
+            Coding.of(sample), lambda ids: {i: self.templates[i] for i in ids if i in self.templates}
+        )
 
     def add(self, ids, templates):
         self.templates.update(zip(ids.tolist(), templates, strict=True))
@@ -88,16 +90,38 @@ def test_the_large_index_finds_the_best_of_thousands_and_scores_it_exactly():
     assert np.allclose(scores[:, 1], np.sort(exact, axis=1)[:, -2], atol=1e-6)
 
 
-def test_what_was_removed_leaves_no_code_behind():
+@pytest.mark.parametrize("gone", [[200], [1], [3, 77, 199, 200], [*range(1, 201)]], ids=["last", "first", "some", "all"])
+def test_what_was_removed_leaves_no_code_behind(gone):
     full = _Full()
     templates = _units(200, 8)
     full.add(np.arange(1, 201), templates)
-    before = full.index.to_bytes()
-    full.index.remove(np.array([200]))
-    last = before[-len(before) // 4 :]  # ids and codes lie together: look for the codes of the last template
-    assert len(full.index.to_bytes()) < len(before)
-    assert last not in full.index.to_bytes()
-    assert 200 not in full.search(templates[199:], 5)[1]
+    codes = full.index.codes.copy()
+    full.index.remove(np.array([*gone, 999]))
+    kept = [number for number in range(1, 201) if number not in gone]
+    assert sorted(full.index.ids.tolist()) == kept
+    assert {code.tobytes() for code in full.index.codes} == {codes[number - 1].tobytes() for number in kept}
+
+
+def test_few_axes_hold_what_little_is_used():
+    rng = np.random.default_rng(3)
+    used = rng.standard_normal((3000, 40)).astype(np.float32) @ rng.standard_normal((40, 512)).astype(np.float32)
+    used /= np.linalg.norm(used, axis=1, keepdims=True)
+    assert len(Coding.of(used).axes) == 64
+    assert len(Coding.of(_units(3000, 4, 512)).axes) > 400  # nothing to leave out
+    coordinates = Coding.of(used).coordinates(used)
+    assert (coordinates == np.rint(coordinates)).all()
+    assert np.abs(coordinates).max() == 127
+
+
+def test_templates_unlike_the_sample_are_found_all_the_same():
+    alike = _units(400, 5, 128) * np.linspace(1, 0.01, 128, dtype=np.float32)
+    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
+    others = _units(3000, 6, 128)
+    index = QuantisedIndex(Coding.of(alike), lambda ids: {i: others[i] for i in ids})
+    index.add(np.arange(3000), others)
+    probes = 0.7 * others[:200] + 0.7 * _units(200, 7, 128)
+    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+    assert (index.search(probes, 1)[1][:, 0] == (probes @ others.T).argmax(axis=1)).mean() >= 0.999
 
 
 def test_a_template_that_is_gone_from_the_file_is_no_answer():

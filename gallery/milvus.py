@@ -29,7 +29,6 @@ from facekd.gallery.index import in_order
 from facekd.gallery.location import MilvusAddress
 from facekd.gallery.milvus_errors import explained, missing
 from facekd.gallery.milvus_promises import not_promised
-from facekd.gallery.quantised import SHORTLIST
 from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates
 from facekd.gallery.sealing import KeySource
 
@@ -38,6 +37,9 @@ CERTIFICATE_VARIABLE = "FACEKD_MILVUS_CA"
 
 LARGEST_ANSWER = 16_384
 """Rows that Milvus gives at most to one question."""
+
+SHORTLIST = 64
+"""Templates taken for each probe where the index is not exact, at least; four times as many as are asked for."""
 
 ROWS_A_REQUEST = 2048
 """Templates sent at once, 4 MiB of them; a person's are never parted, so it may become more."""

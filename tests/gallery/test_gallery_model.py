@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,12 @@ class GalleryModel(RuleBasedStateMachine):
 
     exports = Bundle("exports")
 
-    def open(self, name: str = "gallery.db") -> Gallery:
+    def location(self, name: str) -> str:
+        return str(self.folder / f"{name}.db")
+
+    def open(self, name: str = "gallery") -> Gallery:
         policy = EnrolmentPolicy(max_templates=LIMIT)
-        return Gallery.open(self.folder / name, contract=CONTRACT, dimension=DIMENSION, policy=policy, key=self.key)
+        return Gallery.open(self.location(name), contract=CONTRACT, dimension=DIMENSION, policy=policy, key=self.key)
 
     @initialize()
     def begin(self) -> None:
@@ -117,7 +121,7 @@ class GalleryModel(RuleBasedStateMachine):
     @rule(exported=consumes(exports))
     def import_into_another(self, exported: tuple[Path, dict[str, list[np.ndarray]]]) -> None:
         path, people = exported
-        with self.open(f"{path.stem}.db") as other:
+        with self.open(f"of_{path.stem}") as other:
             other.import_(path)
             _agree(other, people)
 
@@ -166,6 +170,13 @@ class LargeGalleryModel(EncryptedGalleryModel):
         self.patch.undo()
 
 
+class MilvusGalleryModel(GalleryModel):
+    """The same in Milvus; the second handle shares the server of milvus-lite."""
+
+    def location(self, name: str) -> str:
+        return f"milvus-lite:{self.folder / 'milvus'}#{name}"
+
+
 def _agree(gallery: Gallery, model: dict[str, list[np.ndarray]]) -> None:
     assert {person.name: person.templates for person in gallery.people()} == {k: len(v) for k, v in model.items()}
     for name, own in model.items():
@@ -179,3 +190,9 @@ TestEncryptedGalleryModel = EncryptedGalleryModel.TestCase
 TestEncryptedGalleryModel.settings = limits
 TestLargeGalleryModel = LargeGalleryModel.TestCase
 TestLargeGalleryModel.settings = limits
+
+
+@pytest.mark.skipif(find_spec("milvus_lite") is None, reason='needs milvus-lite: pip install "facekd[milvus]"')
+class TestMilvusGalleryModel(MilvusGalleryModel.TestCase):
+    # A step asks the server some thirty times, over gRPC.
+    settings = settings(limits, max_examples=5, stateful_step_count=15)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from facekd.engine.settings import Fraction, Section
 from facekd.recognition.data.drawn_masks import draw_random_mask
+from facekd.recognition.data.drawn_sunglasses import draw_random_sunglasses
 
 Crop = NDArray[Any]  # always uint8; OpenCV's annotations promise no type
 
@@ -33,6 +34,7 @@ class Augmentation(Section):
         jpeg: JPEG at quality 20 to 70.
         occlude: a rectangle of noise or flat colour over a part.
         mask: a drawn face mask.
+        sunglasses: drawn over the eyes.
     """
 
     flip: Fraction = 0.5
@@ -46,6 +48,7 @@ class Augmentation(Section):
     jpeg: Fraction = 0.06
     occlude: Fraction = 0.04
     mask: Fraction = 0.08
+    sunglasses: Fraction = 0.0
 
 
 def augment(crop: Crop, size: int, settings: Augmentation, rng: np.random.Generator) -> Crop:
@@ -53,6 +56,8 @@ def augment(crop: Crop, size: int, settings: Augmentation, rng: np.random.Genera
     chance = rng.random(8)
     if chance[0] < settings.mask:
         crop = draw_random_mask(crop, rng)
+    if settings.sunglasses and rng.random() < settings.sunglasses:
+        crop = draw_random_sunglasses(crop, rng)
     if chance[1] < settings.occlude:
         crop = _occlude(crop, rng)
     crop = _warp(crop, size, settings, chance[2] < settings.flip, rng)

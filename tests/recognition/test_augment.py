@@ -7,6 +7,7 @@ import pytest
 
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.drawn_masks import draw_random_mask
+from facekd.recognition.data.drawn_sunglasses import draw_random_sunglasses
 
 NOTHING = dict.fromkeys(Augmentation.model_fields, 0.0)
 
@@ -69,3 +70,21 @@ def test_drawn_mask_covers_mouth_and_nose_and_spares_the_eyes() -> None:
         assert changed[85:100, 45:67].mean() > 0.8, seed
         assert not changed[:50, 30:82].any(), seed
     assert (plain == 120).all()  # the crop handed in is not touched
+
+
+def test_sunglasses_cover_the_eyes_and_leave_the_mouth() -> None:
+    before = crop()
+    drawn = [draw_random_sunglasses(before, np.random.default_rng(seed)) for seed in range(12)]
+    np.testing.assert_array_equal(before, crop())
+    for glasses in drawn:
+        assert (glasses[78:] == before[78:]).all()  # mouth and chin
+        for x, y in ((38, 52), (73, 52)):  # the eyes of the template
+            assert glasses[y - 1 : y + 2, x - 1 : x + 2].mean() < before[y - 1 : y + 2, x - 1 : x + 2].mean()
+    assert len({glasses.tobytes() for glasses in drawn}) == 12
+
+
+def test_sunglasses_are_drawn_as_often_as_asked() -> None:
+    settings = Augmentation(**{**NOTHING, "sunglasses": 0.5})
+    rng = np.random.default_rng(0)
+    changed = [bool((augment(crop(), 112, settings, rng) != crop()).any()) for _ in range(60)]
+    assert 15 < sum(changed) < 45

@@ -29,6 +29,19 @@ def prepare(
     val_share: Annotated[
         float, typer.Option("--val-share", min=0, max=1, help="Share of the people that training never sees.")
     ] = 0.1,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="Cut these faces instead of looking for faces: a detection set's label file, RetinaFace's form.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", metavar="TEXT", help="With --labels: photographs with this in their name; repeat."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", help="Embedder of the zoo, or .onnx with a record, whose embeddings are stored."),
@@ -53,7 +66,8 @@ def prepare(
     """Make a folder ready for training: cut its photographs, store a teacher's embeddings, screen the crops.
 
     With OUT, photographs of people's folders are detected, aligned and cut into training shards. Pictures directly in
-    FOLDER, or in a folder called _unlabelled, are taken as faces of nobody in particular.
+    FOLDER, or in a folder called _unlabelled, are taken as faces of nobody in particular. With --labels, faces are
+    cut where a label file says, as faces of nobody in particular.
 
     With --teacher, the crops' embeddings go into teacher_NAME.npy beside them; an interrupted call goes on where it
     was. It works on crops of every layout that training reads. With --screen, what the teacher finds wrong goes into
@@ -65,6 +79,8 @@ def prepare(
         facekd prepare photographs shards --val-share 0.1
 
         facekd prepare shards --teacher teachers/r50.onnx --screen
+
+        facekd prepare WIDER_val/images crowd --labels wider/train.txt --leave-out Surgeons --min-face 24
     """
     with Output(json=json, threads=threads) as output:
         if out is None and teacher is None:
@@ -73,7 +89,10 @@ def prepare(
             )
         if screen and teacher is None:
             raise ConfigError("--screen needs a --teacher, by whose embeddings it judges")
-        answer, lines = _cut(folder, out, min_face, min_sharpness, val_share, output) if out else ({}, [])
+        if (labels is not None and out is None) or (leave_out and labels is None):
+            raise ConfigError("--labels needs a folder OUT for the crops, and --leave-out needs --labels")
+        kept = (min_face, min_sharpness, val_share)
+        answer, lines = _cut(folder, out, labels, leave_out or [], kept, output) if out else ({}, [])
         if teacher is not None and not output.exit_code:
             crops = out or folder
             name = _store(crops, teacher, output)
@@ -87,16 +106,22 @@ def prepare(
 
 
 def _cut(
-    folder: Path, out: Path, min_face: float, min_sharpness: float, val_share: float, output: Output
+    folder: Path, out: Path, labels: Path | None, leave_out: list[str], kept: tuple[float, float, float], output: Output
 ) -> tuple[dict[str, Any], list[str]]:
     from facekd.detection.detector import Detector
+    from facekd.recognition.data.labelled_faces import prepare_labelled
     from facekd.recognition.data.prepare import PrepareSettings
     from facekd.recognition.data.prepare import prepare as run
 
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{out} lies inside {folder}; shards must not be taken for photographs")
-    settings = PrepareSettings(min_face, min_sharpness, val_share)
-    report = run(folder, out, Detector(), settings, lambda photographs: output.progress(photographs, "preparing"))
+    settings = PrepareSettings(*kept)
+    if labels is None:
+        report = run(folder, out, Detector(), settings, lambda photographs: output.progress(photographs, "preparing"))
+    else:
+        report = prepare_labelled(
+            folder, labels, out, settings, leave_out, lambda photographs: output.progress(photographs, "preparing")
+        )
     for path, reason in report.left_out:
         output.say(f"left out: {path}: {reason}")
     if not report.crops:

@@ -84,12 +84,9 @@ def prepare(
     photographs = list_images(folder)
     if not photographs:
         raise DataError(f"{folder} holds no photograph")
-    if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty; name a new folder, so that nothing is overwritten")
-    out.mkdir(parents=True, exist_ok=True)
     left_out: list[tuple[str, str]] = []
     people: set[str] = set()
-    with _Shards(out, settings.quality) as shards:
+    with Shards(out, settings.quality) as shards:
         for path in progress(photographs):
             relative = path.relative_to(folder)
             identity = identity_of(relative)
@@ -104,7 +101,7 @@ def prepare(
             for face in _chosen(faces, bool(identity)):
                 crop = align_face(image, face.landmarks)
                 sharpness = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
-                fault = _fault(face, sharpness, settings)
+                fault = fault_of(face.box, sharpness, settings)
                 if fault:
                     faults.append(fault)
                     continue
@@ -114,8 +111,7 @@ def prepare(
                 people |= {identity} - {""}
             if shards.count == before:
                 left_out.append((str(relative), "; ".join(faults)))
-    with (out / "left_out.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("path", "reason"), *left_out])
+        shards.note_left_out(left_out)
     return PrepareReport(shards.count, len(people), tuple(left_out))
 
 
@@ -134,8 +130,9 @@ def _chosen(faces: list[Detection], labelled: bool) -> list[Detection]:
     return [max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))]
 
 
-def _fault(face: Detection, sharpness: float, settings: PrepareSettings) -> str:
-    side = float(min(face.box[2:] - face.box[:2]))
+def fault_of(box: NDArray[np.float32], sharpness: float, settings: PrepareSettings) -> str:
+    """Why a face with this box (4,) and sharpness is left out; empty if it is kept."""
+    side = float(min(box[2:] - box[:2]))
     if side < settings.min_face_px:
         return f"face of {side:.0f} px, under {settings.min_face_px:.0f}"
     if sharpness < settings.min_sharpness:
@@ -143,10 +140,21 @@ def _fault(face: Detection, sharpness: float, settings: PrepareSettings) -> str:
     return ""
 
 
-class _Shards:
-    """Writes crops into zips of bounded size, and their table."""
+class Shards:
+    """Writes crops into zips of bounded size, and their table.
+
+    Args:
+        folder: a new or empty folder.
+        quality: WebP quality of the crops.
+
+    Raises:
+        DataError: the folder is not empty.
+    """
 
     def __init__(self, folder: Path, quality: int) -> None:
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(f"{folder} is not empty; name a new folder, so that nothing is overwritten")
+        folder.mkdir(parents=True, exist_ok=True)
         self.count = 0
         self._folder = folder
         self._quality = quality
@@ -158,7 +166,7 @@ class _Shards:
         self._number = 0
         self._bytes = 0
 
-    def __enter__(self) -> _Shards:
+    def __enter__(self) -> Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,3 +191,8 @@ class _Shards:
         self._table.writerow((self._name, file, *columns))
         self._bytes += len(data)
         self.count += 1
+
+    def note_left_out(self, left_out: Iterable[tuple[str, str]]) -> None:
+        """Write ``left_out.csv``: (path, reason) of what gave no crop."""
+        with (self._folder / "left_out.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("path", "reason"), *left_out])

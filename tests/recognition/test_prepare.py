@@ -12,6 +12,7 @@ from facekd.detection.detector import Detection
 from facekd.errors import DataError
 from facekd.images import save_image
 from facekd.recognition.align import TEMPLATE
+from facekd.recognition.data.labelled_faces import prepare_labelled
 from facekd.recognition.data.prepare import PrepareSettings, prepare, split_of
 from facekd.recognition.data.shards import read_faces
 
@@ -85,3 +86,46 @@ def test_a_persons_split_follows_from_the_name_alone() -> None:
     assert 60 < splits.count("val") < 140
     assert all(split_of(name, 0.5) == "val" for name, split in zip(names, splits, strict=True) if split == "val")
     assert split_of("", 1.0) == "train"
+
+
+def landmark_line(left: float, top: float, side: float, known: bool = True, face: bool = True) -> str:
+    points = TEMPLATE * side / 112 + [left, top] if known else np.full((5, 2), -1.0)
+    mark = 0.0 if known else -1.0
+    numbers = " ".join(f"{x:.1f} {y:.1f} {mark}" for x, y in points)
+    return f"{left} {top} {side} {side} {numbers} {1 if face else -1}"
+
+
+def test_labelled_faces_are_cut_where_their_labels_say(tmp_path: Path) -> None:
+    folder, labels = tmp_path / "photographs", tmp_path / "train.txt"
+    write(folder / "a" / "1.png", 100, width=400)
+    write(folder / "b" / "2.png", 120)
+    write(folder / "surgeons" / "3.png", 140)
+    write(folder / "a" / "4.png", 160)
+    lines = [
+        "# a/1.png",
+        landmark_line(5, 5, 60),
+        landmark_line(100, 5, 80),
+        landmark_line(200, 5, 20),  # too small
+        landmark_line(250, 5, 60, known=False),
+        landmark_line(320, 5, 60, face=False),  # an ignore region
+        "# b/2.png",
+        landmark_line(5, 5, 60, known=False),
+        "# surgeons/3.png",
+        landmark_line(5, 5, 60),
+        "# a/4.png",
+        "# a/missing.png",
+        landmark_line(5, 5, 60),
+    ]
+    labels.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report = prepare_labelled(folder, labels, tmp_path / "out", SETTINGS, leave_out=["surgeons"])
+    assert (report.crops, report.people) == (2, 0)
+    reasons = dict(report.left_out)
+    assert reasons.keys() == {"b/2.png", "a/4.png", "a/missing.png"}
+    assert reasons["b/2.png"] == "no face with landmarks"
+    faces = read_faces([tmp_path / "out"], "train")
+    assert faces.labels.tolist() == [-1, -1]
+    assert 90 < faces.crops[0].mean() < 125
+    with pytest.raises(DataError, match="not empty"):
+        prepare_labelled(folder, labels, tmp_path / "out", SETTINGS)
+    with pytest.raises(DataError, match="none of the"):
+        prepare_labelled(tmp_path / "elsewhere", labels, tmp_path / "new", SETTINGS)

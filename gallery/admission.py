@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from facekd.errors import EnrolmentRefused
 from facekd.gallery.decision import Candidate
+from facekd.gallery.fusion import planned
 from facekd.gallery.policy import EnrolmentPolicy, FaceLike, refusal
-from facekd.gallery.records import NewTemplate, Templates, check_templates
+from facekd.gallery.records import NewTemplate, StoredTemplate, check_templates
 
 AnyTemplate = FaceLike | NewTemplate | npt.NDArray[np.float32]
 
@@ -57,11 +58,16 @@ class Admission:
         self._refused: dict[int, EnrolmentRefused] = {}
         self._warnings: list[Warned] = []
         self._kept: dict[int, NewTemplate] = {}
+        self._own: Sequence[StoredTemplate] = ()
 
     @property
     def templates(self) -> list[NewTemplate]:
-        """What is to be stored."""
+        """What was not refused, a template a photograph."""
         return list(self._kept.values())
+
+    def plan(self) -> tuple[list[int], list[NewTemplate]]:
+        """Ids of templates whose place is taken, and what is to be stored (:func:`facekd.gallery.fusion.planned`)."""
+        return planned(self._own, self.templates, self._policy.fusion)
 
     def look(self, faces: Sequence[AnyTemplate]) -> None:
         """Judge each face by itself.
@@ -89,10 +95,12 @@ class Admission:
         self._kept[position] = NewTemplate(embedding, float(face.quality.score), face.mask.status, crop)
         self._warnings += [Warned(position, code) for code in codes]
 
-    def compare(self, own: Sequence[Templates]) -> None:
+    def compare(self, present: Sequence[StoredTemplate]) -> None:
         """Judge the faces beside those that the person already has, and beside each other in their order."""
         policy = self._policy
-        own = list(own)
+        self._own = present
+        replaced, _ = self.plan()
+        own = [template.embedding for template in present if template.id not in replaced]
         for position, template in list(self._kept.items()):
             likeness = np.array(own, np.float32).reshape(-1, self._dimension) @ template.embedding
             best = float(likeness.max()) if own else None

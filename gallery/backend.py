@@ -73,6 +73,9 @@ class TemplateStore(Protocol):
     def count_templates(self) -> int:
         """How many templates there are."""
 
+    def count_further_photographs(self) -> int:
+        """How many photographs the templates stand for beyond one each (:mod:`facekd.gallery.fusion`)."""
+
     def add_person(self, name: str, now: str) -> int:
         """Add somebody without templates; returns the person's number."""
 

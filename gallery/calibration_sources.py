@@ -69,7 +69,12 @@ def people_of_gallery(gallery: Gallery) -> FaceSet:
     Raises:
         DataError: nobody is enrolled.
     """
-    templates = [(person.name, template) for person in gallery.people() for template in gallery.templates(person.name)]
+    templates = [
+        (person.name, template)
+        for person in gallery.people()
+        for template in gallery.templates(person.name)
+        if template.photographs == 1  # a mean of several answers to strangers more often
+    ]
     if not templates:
         raise DataError(f"nobody is enrolled in {gallery.location}; a calibration needs people")
     return FaceSet(

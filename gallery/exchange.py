@@ -53,6 +53,7 @@ class TemplateRow(_Strict):
     quality: float | None = None
     mask: str | None = None
     created: str = ""
+    photographs: int = Field(default=1, ge=1)
 
 
 class PersonRows(_Strict):
@@ -96,6 +97,8 @@ def export_gallery(gallery: Gallery, path: str | os.PathLike[str]) -> int:
             entries = []
             for stored in gallery.store.templates_of(person.number):
                 entry = {"row": len(rows), "quality": stored.quality, "mask": stored.mask, "created": stored.created}
+                if stored.photographs > 1:
+                    entry["photographs"] = stored.photographs
                 entries.append(entry)
                 rows.append(stored.embedding)
             people.append({"name": person.name, "created": person.created, "templates": entries})
@@ -179,7 +182,8 @@ def _lacking(rows: list[PersonRows], templates: Templates, present: list[StoredT
             if any(np.array_equal(embedding, other) for other in own):
                 continue
             own.append(embedding)
-            fresh.append(NewTemplate(embedding, row.quality, row.mask, created=row.created or entry.created))
+            created = row.created or entry.created
+            fresh.append(NewTemplate(embedding, row.quality, row.mask, created=created, photographs=row.photographs))
     return fresh
 
 

@@ -17,6 +17,7 @@ from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
 from facekd.gallery.backend import PeopleIndex, TemplateStore
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
+from facekd.gallery.fusion import without
 from facekd.gallery.location import parse_location
 from facekd.gallery.opening import open_backend
 from facekd.gallery.policy import EnrolmentPolicy, FaceLike
@@ -233,16 +234,17 @@ class Gallery:
         with self._store.writing():
             self._live.refresh()
             known = self._store.person(name)
-            admission.compare(
-                [template.embedding for template in self._store.templates_of(known.number)] if known else []
-            )
+            admission.compare(self._store.templates_of(known.number) if known else [])
             if templates := admission.templates:
                 nearest = self._live.candidates(np.stack([template.embedding for template in templates]))
                 admission.note_second_names(name, nearest, self.same_person_cosine(policy))
                 now = self.now()
                 number = known.number if known else self._store.add_person(name, now)
-                self._store.add_templates(number, templates, now)
-                self._store.log(now, "enrol", {"person": number, "templates": len(templates)})
+                replaced, stored = admission.plan()
+                if replaced:
+                    self._store.remove_templates(replaced)
+                self._store.add_templates(number, stored, now)
+                self._store.log(now, "enrol", {"person": number, "templates": len(stored) - len(replaced)})
         return admission.result(name)
 
     def enrol_photographs(
@@ -297,11 +299,15 @@ class Gallery:
         """
         with self._store.writing():
             known = self._known(person)
-            strange = set(ids) - {template.id for template in self._store.templates_of(known.number)}
+            own = self._store.templates_of(known.number)
+            strange = set(ids) - {template.id for template in own}
             if strange:
                 raise ConfigError(f"{known.name!r} has no template {sorted(strange)[0]}")
-            self._store.remove_templates(sorted(set(ids)))
-            self._store.log(self.now(), "remove", {"person": known.number, "templates": len(set(ids))})
+            stale, renewed = without(own, set(ids))  # what was fused of them must not outlive them
+            self._store.remove_templates(sorted({*ids, *stale}))
+            now = self.now()
+            self._store.add_templates(known.number, renewed, now)
+            self._store.log(now, "remove", {"person": known.number, "templates": len(set(ids))})
         return Removal(known.name, len(set(ids)), self.erase_leftovers())
 
     def erase_leftovers(self) -> bool:
@@ -332,7 +338,7 @@ class Gallery:
         Args:
             probe: a face from the pipeline, or an embedding (D,) of unit length.
             fpir: how many strangers in one may be given a name; the threshold follows from it, from the calibration
-                and from the number of templates.
+                and from the number of templates; one of several photographs counts as so many.
             threshold: a cosine set by hand instead.
 
         Raises:
@@ -349,7 +355,7 @@ class Gallery:
         with self._store.reading():
             self._live.refresh()
             candidates = self._live.candidates(self._embeddings(probes))
-            count = len(self._live)
+            count = len(self._live) + self._store.count_further_photographs()
         decisions = []
         for probe, people in zip(probes, candidates, strict=True):
             mask = None if isinstance(probe, np.ndarray) else probe.mask
@@ -375,7 +381,8 @@ class Gallery:
             own = self._store.templates_of(self._known(person).number)
         (embedding,) = self._embeddings([probe])
         score = max(float(template.embedding @ embedding) for template in own) if own else -1.0
-        limit = limit_for(self._calibration, fmr, len(own), threshold, masked=_is_masked(probe))
+        count = sum(template.photographs for template in own)
+        limit = limit_for(self._calibration, fmr, count, threshold, masked=_is_masked(probe))
         same = score >= limit.threshold
         return Verification(same, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from facekd.errors import ConfigError, GalleryError
 from facekd.gallery import cache
 from facekd.gallery.backend import TemplateStore
 from facekd.gallery.connection import Connection, explained
+from facekd.gallery.fusion import fused_embedding, parts_of
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.records import UNIT_TOLERANCE, Health, Templates, check_templates
 from facekd.gallery.sealing import KeySource
@@ -179,8 +181,17 @@ def reembed(
     """
     store = gallery.file_store("re-embedding")
     with store.writing():
-        owners = store.all_owners()
-        lacking = store.count_lacking_crops()
+        # What was fused of photographs that lie beside it has no crop, and is fused anew of theirs.
+        fused = {
+            (template.id, number): parts
+            for number in store.owners_of_fused()
+            for own in [store.templates_of(number)]
+            for template in own
+            if (parts := parts_of(template, own))
+        }
+        anew: dict[int, Templates] = {part.id: part.embedding for parts in fused.values() for part in parts}
+        owners = [owned for owned in store.all_owners() if owned not in fused]
+        lacking = store.count_lacking_crops() - len(fused)
         if lacking:
             raise GalleryError(
                 f"gallery {gallery.path} keeps no crop for {lacking} of {len(owners)} templates, which cannot be made "
@@ -191,13 +202,18 @@ def reembed(
             crops = np.stack([crop for identifier, _ in portion if (crop := store.crop(identifier)) is not None])
             for (identifier, number), embedding in zip(portion, check_templates(embed(crops), dimension), strict=True):
                 store.replace_embedding(identifier, number, embedding)
+                if identifier in anew:
+                    anew[identifier] = embedding
+        for (identifier, number), parts in fused.items():
+            renewed = fused_embedding([replace(part, embedding=anew[part.id]) for part in parts])
+            store.replace_embedding(identifier, number, renewed)
         store.set_meta("contract", contract)
         store.set_meta("dimension", str(dimension))
         store.note_reload()
-        store.log(gallery.now(), "reembed", {"contract": contract, "templates": len(owners)})
+        store.log(gallery.now(), "reembed", {"contract": contract, "templates": len(owners) + len(fused)})
     store.connection.erase_leftovers(vacuum=True)
     gallery.close()
-    return len(owners)
+    return len(owners) + len(fused)
 
 
 def _private_part(target: Path) -> Path:

@@ -292,6 +292,7 @@ class MilvusStore:
                 "quality": template.quality,
                 "mask": None if template.mask is None else milvus_tables.fitting(template.mask),
                 "created": milvus_tables.fitting(template.created or now),
+                "photographs": template.photographs,
             }
             for identifier, template in zip(ids, templates, strict=True)
         ]
@@ -305,12 +306,29 @@ class MilvusStore:
 
     def templates_of(self, number: int) -> list[StoredTemplate]:
         """Every template of one person, oldest first."""
-        fields = ["id", "person", "embedding", "quality", "mask", "created"]
+        fields = ["id", "person", "embedding", "quality", "mask", "created", "photographs"]
         rows = sorted(self._query(self._templates, f"person == {number}", fields), key=lambda row: row["id"])
         return [
-            StoredTemplate(row["id"], number, _vector(row["embedding"]), row["quality"], row["mask"], row["created"])
+            StoredTemplate(
+                row["id"],
+                number,
+                _vector(row["embedding"]),
+                row["quality"],
+                row["mask"],
+                row["created"],
+                row["photographs"],
+            )
             for row in rows
         ]
+
+    def count_further_photographs(self) -> int:
+        """How many photographs the templates stand for beyond one each."""
+        # Milvus counts, but does not add up: one of three photographs is counted among those of more than one, and
+        # among those of more than two.
+        further, photographs = 0, 1
+        while more := self._count(f"photographs > {photographs}"):
+            further, photographs = further + more, photographs + 1
+        return further
 
     def count_templates(self) -> int:
         """How many templates there are."""

@@ -137,6 +137,7 @@ def _make_templates(client: Any, collection: str, dimension: int) -> None:
     schema.add_field("quality", DataType.DOUBLE, nullable=True)
     schema.add_field("mask", DataType.VARCHAR, max_length=LONGEST_TEXT, nullable=True)
     schema.add_field("created", DataType.VARCHAR, max_length=LONGEST_TEXT)
+    schema.add_field("photographs", DataType.INT64)
     index = client.prepare_index_params()
     index.add_index("embedding", index_type="FLAT", metric_type="IP")  # exact; docs/milvus.md says when to change it
     client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")

@@ -65,10 +65,13 @@ def audit_templates(
         if not templates:
             continue
         embeddings = np.stack([template.embedding for template in templates])
-        if len(templates) > 2:  # of two, nobody can say which one is wrong
-            likeness = embeddings @ embeddings.T
+        # A fused template is a mean of the others: it would vouch for a wrong one that is part of it.
+        single = [template for template in templates if template.photographs == 1]
+        if len(single) > 2:  # of two, nobody can say which one is wrong
+            own = np.stack([template.embedding for template in single])
+            likeness = own @ own.T
             np.fill_diagonal(likeness, np.nan)
-            for template, median in zip(templates, np.nanmedian(likeness, axis=1).tolist(), strict=True):
+            for template, median in zip(single, np.nanmedian(likeness, axis=1).tolist(), strict=True):
                 if median < own_cosine:
                     findings.append(Finding("unlike-own", person.name, template.id, median))
         for template, people in zip(templates, gallery.nearest_people(embeddings, MANY + 1), strict=True):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from facekd.errors import ConfigError, EnrolmentRefused
 from facekd.gallery.decision import SURE_OF_MASK
+from facekd.gallery.fusion import FUSIONS, Fusion
 
 REASONS = {
     "no-face": "no face was found: use a photograph that shows the face",
@@ -107,6 +108,9 @@ class EnrolmentPolicy:
         same_person_cosine: used instead where there is no calibration.
         unlike_cosine: a photograph less alike than this to every other of the person is reported. Strangers are below
             it nearly always, photographs of one person seldom.
+        fusion: ``none``: a template a photograph. ``instead``: the photographs of one enrolment become one template,
+            which recognises more of the person's other photographs. ``beside``: each is kept, and one template of all
+            with them, renewed as photographs come and go. See :mod:`facekd.gallery.fusion` for what it counts as.
         keep_crops: store the aligned crop beside the template, for re-embedding after a model upgrade.
     """
 
@@ -121,6 +125,7 @@ class EnrolmentPolicy:
     same_person_cosine: float = 0.5
     unlike_cosine: float = 0.15
     keep_crops: bool = False
+    fusion: Fusion = "none"
 
     def __post_init__(self) -> None:
         unknown = self.refuse - {"too-small", "blurred", "dark", "bright", "turned", "tilted"}
@@ -128,6 +133,12 @@ class EnrolmentPolicy:
             raise ConfigError(f"unknown quality reasons {sorted(unknown)} in the enrolment policy")
         if self.max_templates < 1:
             raise ConfigError(f"max_templates must be at least 1, got {self.max_templates}")
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"fusion must be one of {', '.join(FUSIONS)}, got {self.fusion!r}")
+        if self.keep_crops and self.fusion == "instead":
+            raise ConfigError(
+                "a template of several photographs has no crop: keep crops with fusion 'beside' or 'none'"
+            )
 
     def choose(self, faces: Sequence[AnyFace], which: int | Literal["largest"] | None = None) -> AnyFace:
         """The one face of a photograph that is meant.

@@ -60,6 +60,7 @@ class NewTemplate:
         mask: the mask status at enrolment (``none`` unless the policy lets others in), or None where unknown.
         crop: the aligned crop (112, 112, 3) RGB uint8, only where the owner chose to keep crops.
         created: UTC time of its enrolment, ISO 8601; empty for now.
+        photographs: of how many it is the mean (:mod:`facekd.gallery.fusion`).
     """
 
     embedding: Templates
@@ -67,6 +68,7 @@ class NewTemplate:
     mask: str | None = None
     crop: npt.NDArray[np.uint8] | None = None
     created: str = ""
+    photographs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class StoredTemplate:
     quality: float | None
     mask: str | None
     created: str
+    photographs: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ CREATE TABLE audit (
 );
 """
 
+SCHEMA_3 = """
+ALTER TABLE templates ADD COLUMN photographs INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX fused_templates ON templates (photographs) WHERE photographs > 1;
+"""
+
 
 def _run(script: str) -> Callable[[sqlite3.Connection], None]:
     def migrate(connection: sqlite3.Connection) -> None:
@@ -63,7 +68,7 @@ def _run(script: str) -> Callable[[sqlite3.Connection], None]:
     return migrate
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_run(SCHEMA_1), _run(SCHEMA_2)]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_run(SCHEMA_1), _run(SCHEMA_2), _run(SCHEMA_3)]
 """MIGRATIONS[n] makes version n + 1 of version n; version 0 is an empty file."""
 
 

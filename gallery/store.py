@@ -228,8 +228,16 @@ class Store:
         for identifier, template in zip(ids, templates, strict=True):
             sealed = self.sealer.seal(template.embedding.astype("<f4").tobytes(), _place(identifier, number))
             self._run(
-                "INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?)",
-                (identifier, number, sealed, template.quality, template.mask, template.created or now),
+                "INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    identifier,
+                    number,
+                    sealed,
+                    template.quality,
+                    template.mask,
+                    template.created or now,
+                    template.photographs,
+                ),
             )
             if template.crop is not None:
                 crop = self.sealer.seal(_png(template.crop), f"crops/{identifier}")
@@ -261,7 +269,7 @@ class Store:
 
     def templates_of(self, number: int) -> list[StoredTemplate]:
         """Every template of one person, oldest first."""
-        columns = "id, person, template, quality, mask, created"
+        columns = "id, person, template, quality, mask, created, photographs"
         rows = self._run(f"SELECT {columns} FROM templates WHERE person = ? ORDER BY id", (number,)).fetchall()
         embeddings = self._unseal(rows)
         return [StoredTemplate(row[0], row[1], embeddings[n], *row[3:]) for n, row in enumerate(rows)]
@@ -269,6 +277,15 @@ class Store:
     def count_templates(self) -> int:
         """How many templates there are."""
         return int(self._run("SELECT count(*) FROM templates").fetchone()[0])
+
+    def count_further_photographs(self) -> int:
+        """How many photographs the templates stand for beyond one each."""
+        row = self._run("SELECT coalesce(sum(photographs - 1), 0) FROM templates WHERE photographs > 1").fetchone()
+        return int(row[0])
+
+    def owners_of_fused(self) -> list[int]:
+        """The numbers of people with a template of several photographs."""
+        return [row[0] for row in self._run("SELECT DISTINCT person FROM templates WHERE photographs > 1")]
 
     def all_owners(self) -> list[tuple[int, int]]:
         """Every template's id and person number, by id."""

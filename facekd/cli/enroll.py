@@ -35,6 +35,14 @@ def enroll(
     keep_crops: Annotated[
         bool, typer.Option("--keep-crops", help="Store the face's crop too, to be ready for a better model.")
     ] = False,
+    fuse: Annotated[
+        str,
+        typer.Option(
+            "--fuse",
+            metavar="none|beside|instead",
+            help="One template of a person's photographs, beside those of each or instead of them.",
+        ),
+    ] = "none",
     key_file: KeyFileOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = 0,
@@ -42,15 +50,17 @@ def enroll(
     """Enrol people; a photograph that would make a bad reference is refused with the reason.
 
     Refused are photographs without a face, with several (say which with --face), with a face that is too small,
-    blurred or masked. Warned about is a face that is already enrolled under another name.
+    blurred or masked, or of which it is not clear whether it is masked. Warned about is a face that is already enrolled
+    under another name.
     """
     from facekd.gallery.enrolment import enrol_photographs
+    from facekd.gallery.fusion import parse_fusion
     from facekd.gallery.policy import EnrolmentPolicy
 
     with Output(json=json, threads=threads) as output:
         people = _people(name, images or [], folder)
         which = parse_face(face)
-        policy = EnrolmentPolicy(allow_masks=allow_masks, keep_crops=keep_crops)
+        policy = EnrolmentPolicy(allow_masks=allow_masks, keep_crops=keep_crops, fusion=parse_fusion(fuse))
         opened, pipeline = open_with_pipeline(gallery, key_file, create=True, policy=policy)
         reports: list[EnrolmentReport] = []
         with opened:

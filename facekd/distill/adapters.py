@@ -29,6 +29,7 @@ class Adapter(nn.Module):
         normalise: `batch` standardises each channel over the batch, student and teacher by *separate* BatchNorms
             without affine parameters: a shared one would mix the two networks' statistics.
         channels: False where the loss does not compare channel by channel (attention): only places are then matched.
+        places: False where the loss does not compare place by place (Gram): only channels are then matched.
 
     Raises:
         ConfigError: a map meets a vector, aspect ratios differ, or channels differ and no map may be learnt.
@@ -41,18 +42,19 @@ class Adapter(nn.Module):
         kind: AdapterKind = "auto",
         normalise: PairNormalisation = "none",
         channels: bool = True,
+        places: bool = True,
     ) -> None:
         super().__init__()
         shapes = f"student {student_shape}, teacher {teacher_shape}"
         if len(student_shape) != len(teacher_shape) or len(student_shape) not in (1, 3):
             raise ConfigError(f"no adapter fits {shapes}: tap two maps (C, H, W) or two vectors (D,)")
         maps = len(student_shape) == 3
-        if maps and student_shape[1] * teacher_shape[2] != student_shape[2] * teacher_shape[1]:
+        if maps and places and student_shape[1] * teacher_shape[2] != student_shape[2] * teacher_shape[1]:
             raise ConfigError(f"no adapter fits {shapes}: the maps have different aspect ratios; tap other layers")
         differ = student_shape[0] != teacher_shape[0]
         if channels and differ and kind == "none":
             raise ConfigError(f"no adapter was allowed, but channels differ: {shapes}; use adapter = 'auto'")
-        self.size = tuple(teacher_shape[1:])
+        self._places = maps and places
         self.map: nn.Module = nn.Identity()
         if channels and (kind == "always" or (kind == "auto" and differ)):
             a, b = student_shape[0], teacher_shape[0]
@@ -66,8 +68,9 @@ class Adapter(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(student, teacher) features, comparable. No gradient reaches the teacher's side."""
         adapted = self.map(student)
-        if self.size and adapted.shape[2:] != self.size:
-            adapted = resize(adapted, (self.size[0], self.size[1]))
+        # Crops may grow during a run, and the teacher's maps with them.
+        if self._places and adapted.shape[2:] != teacher.shape[2:]:
+            adapted = resize(adapted, (teacher.shape[2], teacher.shape[3]))
         return self.student_norm(adapted), self.teacher_norm(teacher.detach())
 
 

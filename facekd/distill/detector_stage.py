@@ -34,7 +34,7 @@ from facekd.zoo import ModelRecord, Preprocessing
 
 
 class DetectorStage:
-    """The detector; see `facekd.distill.stages.Stage`. The recipe's own terms are switched off: the comparison brings its own."""
+    """The detector; see `facekd.distill.stages.Stage`. The recipe's own terms are switched off for the comparison's."""
 
     figures: tuple[str, ...] = ("ap", "recall_fppi_0.1", "recall_p90")
 

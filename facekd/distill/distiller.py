@@ -138,10 +138,9 @@ class Distiller(nn.Module):
                 raise ConfigError(f"{term.label}: {term.method} needs no adapter; leave adapter and normalise out")
             return _Detach()
         a, b = tuple(student.shape[1:]), tuple(teacher.shape[1:])
+        channels, places = method.meets != "places", method.meets != "channels"
         try:
-            if method.meets == "channels":  # the places need not agree
-                b = (b[0], *a[1:])
-            return Adapter(a, b, term.adapter, term.normalise, channels=method.meets != "places")
+            return Adapter(a, b, term.adapter, term.normalise, channels, places)
         except ConfigError as error:
             raise ConfigError(f"{term.label}, {term.student} to {term.teacher}: {error}") from error
 

@@ -25,6 +25,15 @@ def test_equal_shapes_pass_untouched_and_unequal_ones_meet() -> None:
     assert sum(p.numel() for p in Adapter((5,), (5,), "always").parameters()) == 25
 
 
+def test_maps_may_grow_during_a_run_and_places_be_left_alone() -> None:
+    adapter = Adapter((4, 8, 8), (7, 4, 4))
+    for side in (4, 6, 10):
+        adapted, known = adapter(torch.randn(2, 4, 2 * side, 2 * side), torch.randn(2, 7, side, side))
+        assert adapted.shape == known.shape == (2, 7, side, side)
+    free = Adapter((4, 8, 8), (7, 4, 6), places=False)
+    assert free(torch.randn(2, 4, 8, 8), torch.randn(2, 7, 4, 6))[0].shape == (2, 7, 8, 8)
+
+
 def test_no_gradient_reaches_the_teachers_side() -> None:
     teacher = torch.randn(2, 7, requires_grad=True)
     adapted, known = Adapter((4,), (7,), normalise="batch")(torch.randn(2, 4), teacher)

@@ -99,4 +99,4 @@ def test_what_cannot_be_compared_is_refused(stage, faces: Path) -> None:
     with pytest.raises(ConfigError, match=r"margin\.weight must be above 0"):
         open_stage(table, RECIPES)
     with pytest.raises(ConfigError, match="cannot be compared"):
-        open_stage({"kind": "detector"}, RECIPES)
+        open_stage({"kind": "gallery"}, RECIPES)

@@ -1,7 +1,7 @@
 """The index of a large gallery on disk, so that opening need not read every template.
 
-``GALLERY.index`` holds a line of JSON of fixed length (which gallery, up to which change), and sealed records, encrypted
-where the gallery is, with checksums where it is not: one that says how the codes were made and which ids each piece
+``GALLERY.index`` holds a line of JSON of fixed length (which gallery, up to which change) and sealed records, encrypted
+where the gallery is, with checksums where it is not: one that says how the codes were made and which id each piece
 begins with, then the pieces, of so many rows each: ids, rising, and codes. Whatever does not fit or open is ignored and
 made anew.
 

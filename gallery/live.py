@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from facekd.gallery import cache
 from facekd.gallery.backend import NOBODY, Ranked, people_by_score
 from facekd.gallery.decision import Candidate
-from facekd.gallery.index import FlatIndex, Index
+from facekd.gallery.index import FlatIndex, Ids, Index
 from facekd.gallery.quantised import Coding, QuantisedIndex
 from facekd.gallery.records import Templates
 from facekd.gallery.store import BATCH, Store
@@ -69,8 +70,12 @@ class LiveIndex:
         """
         return people_by_score(self._search, self._store.names, embeddings, len(self._index), wanted)
 
+    def nearest(self, embeddings: Templates, count: int) -> tuple[npt.NDArray[np.float32], Ids]:
+        """Templates by falling score for each probe: scores and ids (P, count), see :meth:`Index.search`."""
+        return self._index.search(embeddings, count)
+
     def _search(self, embeddings: Templates, count: int) -> Ranked:
-        scores, ids = self._index.search(embeddings, count)
+        scores, ids = self.nearest(embeddings, count)
         owners = self._store.owners(np.unique(ids).tolist())
         return scores, np.array([[owners.get(identifier, NOBODY) for identifier in row] for row in ids.tolist()])
 

@@ -9,33 +9,57 @@ import numpy as np
 import pytest
 
 from facekd import cli
-from facekd.bench.gallery import bench_gallery, memory_bandwidth, synthetic_people
+from facekd.bench.gallery import bench_gallery, memory_bandwidth, resident_bytes
+from facekd.bench.synthetic_people import synthetic_people
 
 
 def test_people_are_shaped_like_real_ones() -> None:
-    people = synthetic_people(300, 2, np.random.default_rng(0))
-    assert people.shape == (300, 2, 512)
+    people = synthetic_people(2000, 2, np.random.default_rng(0))
+    assert people.shape == (2000, 2, 512)
     assert people.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(people, axis=2), 1, atol=1e-5)
     mated = (people[:, 0] * people[:, 1]).sum(axis=1)
-    assert mated.mean() == pytest.approx(0.65, abs=0.02)
-    others = people[:150, 0] @ people[150:, 0].T
-    assert others.mean() == pytest.approx(0, abs=0.01)
-    assert others.std() == pytest.approx(0.13, abs=0.01)
+    assert (mated.mean(), mated.std()) == pytest.approx((0.515, 0.125), abs=0.015)
+    others = people[:1000, 0] @ people[1000:, 0].T
+    assert (others.mean(), others.std()) == pytest.approx((0.09, 0.105), abs=0.01)
+    energy = np.cumsum(np.linalg.svd(people.reshape(-1, 512), compute_uv=False) ** 2)
+    assert energy[127] / energy[-1] == pytest.approx(0.979, abs=0.005)
 
 
-def test_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (small, larger) = bench_gallery([200, 400], tmp_path, rounds=2)
+def test_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.gallery.live.FLAT_UP_TO", 300)
+    (small, larger) = bench_gallery([200, 400], tmp_path, rounds=2, probes=50)
     assert (small.templates, larger.templates) == (200, 400)
-    assert small.found == larger.found == 1.0
+    assert (small.probes, small.recall_mated, small.recall_strangers) == (50, 1.0, 1.0)
+    assert (larger.recall_mated, larger.recall_strangers) == (1.0, 1.0)
+    assert 0.8 < larger.own_first <= 1.0
     assert larger.megabytes > small.megabytes
     assert larger.memory_limit_ms == pytest.approx(2 * small.memory_limit_ms)
-    assert all(value > 0 for value in (small.open_ms, small.search_ms, small.enrol_ms, small.remove_ms))
+    for index in (small.exact, small.chosen, larger.exact, larger.chosen):
+        assert min(index.open_ms, index.search_ms, index.batch_search_ms, index.enrol_ms, index.remove_ms) > 0
+    # Only what is no longer searched exactly has an index on disk.
+    assert [small.chosen.reopen_ms, larger.exact.reopen_ms] == [None, None]
+    assert larger.chosen.reopen_ms is not None
     assert not list(tmp_path.iterdir())  # nothing is left behind
     with pytest.raises(ValueError, match="fewer than 200"):
         bench_gallery([100])
+
+
+def test_memory_is_measured() -> None:
     assert memory_bandwidth(8) > 1e8
-    assert cli.run(["bench", "gallery", "--sizes", "200", "--rounds", "1", "--json"]) == 0
+    before = resident_bytes()
+    if before is None:
+        pytest.skip("needs /proc")
+    block = np.ones(2**23)
+    after = resident_bytes()
+    assert after is not None
+    assert after - before > 0.9 * block.nbytes
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "gallery", "--sizes", "200", "--rounds", "1", "--probes", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["galleries"][0]["templates"] == 200
+    assert cli.run(["bench", "gallery", "--sizes", "200", "--rounds", "1", "--probes", "5"]) == 0
+    assert "chosen" in capsys.readouterr().out
     assert cli.run(["bench", "gallery", "--sizes", "many"]) == 2
     assert cli.run(["bench", "gallery", "--sizes", "10"]) == 2

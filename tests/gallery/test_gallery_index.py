@@ -90,7 +90,9 @@ def test_the_large_index_finds_the_best_of_thousands_and_scores_it_exactly():
     assert np.allclose(scores[:, 1], np.sort(exact, axis=1)[:, -2], atol=1e-6)
 
 
-@pytest.mark.parametrize("gone", [[200], [1], [3, 77, 199, 200], [*range(1, 201)]], ids=["last", "first", "some", "all"])
+@pytest.mark.parametrize(
+    "gone", [[200], [1], [3, 77, 199, 200], [*range(1, 201)]], ids=["last", "first", "some", "all"]
+)
 def test_what_was_removed_leaves_no_code_behind(gone):
     full = _Full()
     templates = _units(200, 8)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from facekd.distill.class_centres import class_centres
 from facekd.distill.distiller import Distiller
 from facekd.distill.methods import find_method
-from facekd.distill.opening import distil, stored
+from facekd.distill.opening import asked, distil, stored
 from facekd.distill.settings import DistillSettings
 from facekd.distill.task import ANSWERS
 from facekd.distill.teachers import CachedTeacher, Teacher
@@ -54,6 +54,7 @@ class EmbedderTask:
         self.recipe = recipe
         self._train = train
         self._val = val
+        self._stored = stored_name(recipe.distill)
         self._labelled = np.flatnonzero(train.labels >= 0)
         each = recipe.data.crops_per_person
         self._balanced = BalancedSampler(train.labels, each) if each and len(self._labelled) else None
@@ -71,7 +72,8 @@ class EmbedderTask:
             if len(train.people) < 2:
                 raise ConfigError("A margin loss needs crops of at least two people; set margin.weight = 0 without")
             parts["head"] = _margin_head(recipe, len(train.people))
-        self.module = nn.ModuleDict(parts)
+        self._parts = nn.ModuleDict(parts)
+        self.module: nn.Module = self._parts
         if network.init is not None and "head" in parts:
             self._refit_centres()
 
@@ -93,8 +95,8 @@ class EmbedderTask:
             "crops": torch.from_numpy(preprocessing.apply(crops)),
             "labels": torch.from_numpy(self._train.labels[chosen]),
         }
-        if self._train.teacher is not None:
-            batch[f"{ANSWERS}{stored_name(self.recipe.distill)}/output"] = torch.from_numpy(self._train.teacher[chosen])
+        if self._train.teacher is not None and self._stored is not None:
+            batch[f"{ANSWERS}{self._stored}/output"] = torch.from_numpy(self._train.teacher[chosen])
         return batch
 
     def _draw(self, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -133,7 +135,7 @@ class EmbedderTask:
             return {}
         start, end = recipe.margin.ramp
         weight = recipe.margin.weight * min(max((progress - start) / max(end - start, 1e-9), 0.0), 1.0)
-        head, labels = self.module["head"], batch["labels"]
+        head, labels = self._parts["head"], batch["labels"]
         if isinstance(head, PartialFC):  # on all ranks or on none, whoever is in their batches
             return {"margin": weight * head(embeddings, labels)}
         known = labels >= 0
@@ -162,10 +164,9 @@ class EmbedderTask:
         chosen = rng.choice(len(self._train), min(len(self._train), MOST_TO_FIT), replace=False)
         crops = self._train.crops[chosen]
         embeddings = torch.from_numpy(embed(self.student, crops, self.recipe.preprocessing))
-        known = stored_name(self.recipe.distill)
 
         def answer(name: str, tap: str) -> Tensor:
-            if name == known and self._train.teacher is not None:
+            if name == self._stored and self._train.teacher is not None:
                 return torch.from_numpy(self._train.teacher[chosen])
             teacher, pixels = distiller.teacher(name), self.recipe.preprocessing.apply
             parts = [torch.from_numpy(pixels(crops[i : i + 64])) for i in range(0, len(crops), 64)]
@@ -179,7 +180,7 @@ class EmbedderTask:
         chosen = _some_of_each(self._train.labels, 6, rng)
         embeddings = torch.from_numpy(embed(self.student, self._train.crops[chosen], self.recipe.preprocessing))
         centres = class_centres(embeddings, torch.from_numpy(self._train.labels[chosen]), len(self._train.people))
-        head = self.module["head"]
+        head = self._parts["head"]
         if isinstance(head, PartialFC):
             head.set_centres(centres)
         else:
@@ -257,7 +258,7 @@ def stored_teachers(settings: DistillSettings, train: FaceSet) -> dict[str, Teac
         ConfigError: the crops come without its embeddings.
     """
     name = stored_name(settings)
-    if name is None:
+    if name is None or (train.teacher is None and name not in asked(settings)):
         return {}
     if train.teacher is None:
         raise ConfigError(f"the recipe distils from the stored teacher {name!r}, but the crops come without embeddings")
@@ -280,18 +281,18 @@ def with_teachers(base: EmbedderTask, train: FaceSet) -> Task:
     recipe = base.recipe
     if not recipe.distill.terms and not recipe.margin.weight:
         raise ConfigError("the recipe learns nothing: give margin.weight above 0, or [[distill.terms]]")
-    known = stored_teachers(recipe.distill, train) if recipe.distill.terms else {}
+    known = stored_teachers(recipe.distill, train)
     wanted = any("centres" in find_method(term.method).given for term in recipe.distill.terms)
     centres = teacher_centres(train) if wanted else None
     task = distil(base, recipe.distill, BACKBONES, seed=recipe.training.seed, stored_teachers=known, centres=centres)
-    average_gradients(task.module, [part for part in base.module.values() if isinstance(part, PartialFC)])
+    average_gradients(task.module, [part for part in base.module.children() if isinstance(part, PartialFC)])
     return task
 
 
 def build_task(recipe: Recipe) -> Task:
     """Read the data that a recipe names and make its task."""
-    teacher = stored_name(recipe.distill) if recipe.distill.terms else None
-    train = read_training(recipe.data.folders, teacher=teacher)
+    teacher = stored_name(recipe.distill)
+    train = read_training(recipe.data.folders, teacher=teacher if teacher in asked(recipe.distill) else None)
     folders = [folder for folder in recipe.data.folders if _has_split(folder, "val")]
     if not folders:
         raise ConfigError("None of the data folders has a val split: it is what the best weights are chosen by")

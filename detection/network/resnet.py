@@ -29,7 +29,9 @@ class Bottleneck(nn.Module):
         self.expand = ConvUnit(width, out, 1, activation=False)
         same = stride == 1 and channels == out
         self.shortcut = nn.Identity() if same else ConvUnit(channels, out, 1, stride, activation=False)
-        nn.init.zeros_(self.expand[1].weight)  # each unit starts as its shortcut (Goyal et al. 2017)
+        for layer in self.expand:
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.zeros_(layer.weight)  # each unit starts as its shortcut (Goyal et al. 2017)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to (N, 4 width, H / stride, W / stride)."""

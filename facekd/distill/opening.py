@@ -94,6 +94,12 @@ def stored(settings: _Named) -> list[str]:
     return [name for name, item in settings.teachers.items() if item.kind == "stored"]
 
 
+def asked(settings: _Named) -> set[str]:
+    """Names of the teachers that a term asks: all of them where one does not say."""
+    sources = {term.source for term in settings.terms}
+    return set(settings.teachers) if "" in sources else sources
+
+
 def file_teacher(name: str, settings: _Named, architectures: Architectures, file: Path | None = None) -> Teacher:
     """One of `on_disk`, with what the terms tap of it exposed."""
     taps = teacher_taps(name, settings.terms)
@@ -141,7 +147,7 @@ def distil(
     """
     if not settings.terms:
         return base
-    missing = set(stored(settings)) - set(stored_teachers or {})
+    missing = asked(settings).intersection(stored(settings)) - set(stored_teachers or {})
     if missing:
         raise ConfigError(f"no answers of {', '.join(sorted(missing))} lie with the data; name a file = PATH instead")
     opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings)}

@@ -236,6 +236,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
     blind = FaceSet(faces().crops, faces().labels, faces().people, None)
     with pytest.raises(ConfigError, match="stored teacher 't'"):
         make(recipe(), blind)
+    ema = {
+        "teachers": {"t": {"kind": "stored"}, "own": {"kind": "ema"}},
+        "terms": [{"method": "cosine", "source": "own"}],
+    }
+    unasked = make(recipe(distill=ema), blind)  # a stored teacher that no term asks need not be there
+    assert "distill/cosine" in unasked.losses(unasked.batch(0), 0, 0.0)
     with pytest.raises(ConfigError, match="learns nothing"):
         make(recipe(margin={"weight": 0.0}, distill={"terms": []}))
     both = {

@@ -22,6 +22,7 @@ from facekd.evaluation.probe_sets import compare_sets
 from facekd.evaluation.progress import Progress, silently
 from facekd.gallery.calibration import Calibration, from_curves
 from facekd.gallery.decision import MIN_MARGIN, limit_for
+from facekd.gallery.fusion import Fusion
 from facekd.images import load_image
 from facekd.recognition.align import align_face
 from facekd.recognition.evaluate import CropEmbedder, embed_crops
@@ -121,6 +122,7 @@ def open_set_of(
     sizes: Sequence[int] = SIZES,
     draws: int = 20,
     templates_each: int = 3,
+    fusion: Fusion = "none",
     same_person: npt.NDArray[np.bool_] | None = None,
 ) -> list[OpenSetFigures]:
     """Identify half of the people among strangers, with the gallery's thresholds.
@@ -132,6 +134,7 @@ def open_set_of(
         sizes: templates in the gallery; the largest possible is added.
         draws: of the people who are enrolled.
         templates_each: photographs enrolled a person.
+        fusion: as in the enrolment policy, with equal weights.
         same_person: (N,) crops without a name that show a labelled person: left out.
     """
     nameless = np.array([not name for name in people.identities])
@@ -151,6 +154,7 @@ def open_set_of(
         templates_each=templates_each,
         draws=draws,
         filling=np.flatnonzero(nameless),
+        fusion=fusion,
     )
 
 

@@ -42,6 +42,9 @@ def open_set(
         typer.Option("--calibration", metavar="FILE", help="Judge this artefact instead of calibrating anew."),
     ] = None,
     templates: Annotated[int, typer.Option("--templates", min=1, help="Photographs enrolled a person.")] = 3,
+    fuse: Annotated[
+        str, typer.Option("--fuse", metavar="none|beside|instead", help="One template of a person's photographs.")
+    ] = "none",
     draws: Annotated[int, typer.Option("--draws", min=1, help="How often half of the people is drawn.")] = 20,
     screening: Annotated[
         Path | None,
@@ -78,13 +81,14 @@ def open_set(
         from facekd.cli.evaluate import load_embedder
         from facekd.gallery.calibration import Calibration
         from facekd.gallery.evaluate import Embedding, calibrate_people, open_set_of, shows_labelled_person
+        from facekd.gallery.fusion import parse_fusion
         from facekd.recognition.evaluate_crops import crop_embeddings, read_crop_table
 
         if split == calibrate_on and calibration is None:
             raise ConfigError(
                 f"--split and --calibrate-on are both {split!r}: judge on other people than you choose on"
             )
-        wanted = _sizes(sizes)
+        wanted, fusion = _sizes(sizes), parse_fusion(fuse)
         embedder = load_embedder(model, peer, peer_models)
         contract = getattr(embedder, "contract", peer or model)
         embedding = Embedding(embedder, contract, keep, output.progress)
@@ -103,7 +107,14 @@ def open_set(
             judged["LFW"] = (embedding.lfw(lfw), None)
         figures = {
             name: open_set_of(
-                of, thresholds, fpir, sizes=wanted, draws=draws, templates_each=templates, same_person=known
+                of,
+                thresholds,
+                fpir,
+                sizes=wanted,
+                draws=draws,
+                templates_each=templates,
+                fusion=fusion,
+                same_person=known,
             )
             for name, (of, known) in judged.items()
         }
@@ -116,6 +127,7 @@ def open_set(
             "fpir": fpir,
             "draws": draws,
             "templates_each": templates,
+            "fusion": fusion,
             "results": {name: [row.to_dict() for row in rows] for name, rows in figures.items()},
         }
         output.result(answer, text=_table(figures))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from facekd.errors import DataError
 
 Embeddings = NDArray[np.float32]
+Fusion = Literal["none", "beside", "instead"]
 Rows = NDArray[np.int64]
 
 
@@ -38,7 +39,7 @@ class OpenSetFigures:
     """What was stated and what was observed for one size of the gallery; rates are means over the draws.
 
     Attributes:
-        templates: in the gallery.
+        templates: photographs in the gallery.
         people: enrolled with a name or without, mean over the draws.
         threshold: cosine.
         fpir_stated, fpir_upper: what the system says of its error; None where it cannot.
@@ -141,17 +142,20 @@ def open_set_figures(
     draws: int = 20,
     seed: int = 0,
     filling: Rows | None = None,
+    fusion: Fusion = "none",
 ) -> list[OpenSetFigures]:
     """Identify in galleries of several sizes, and in the largest that the people allow.
 
     Args:
         embeddings: (N, D) of unit length.
         identities, templates_each, filling: as for `draw_trial`.
-        sizes: templates in the gallery; a size that cannot be reached is left out.
-        state: what the system under test says of a gallery of so many templates.
+        sizes: photographs in the gallery; a size that cannot be reached is left out.
+        state: what the system under test says of a gallery of so many photographs.
         min_margin: cosine by which the best person must lead the next; otherwise it is "try again".
         draws: how often the people are drawn.
         seed: of the draws.
+        fusion: whether a person's photographs are compared one by one, or by their mean, or both. A mean counts as the
+            photographs that it is made of.
 
     Returns:
         One entry a size, rising; the largest possible last.
@@ -160,13 +164,21 @@ def open_set_figures(
     trials = [draw_trial(identities, templates_each, rng, filling) for _ in range(draws)]
     largest = min(len(trial.templates) for trial in trials)
     wanted = sorted({*(size for size in sizes if 0 < size < largest), largest})
-    stated = {size: state(size) for size in wanted}
+    stated = {size: state(2 * size if fusion == "beside" else size) for size in wanted}
     counts: dict[int, list[_Counts]] = {size: [] for size in wanted}
     for trial in trials:
-        probes = np.concatenate([trial.impostors, trial.mated])
-        scores = embeddings[probes] @ embeddings[trial.templates].T
+        probes = embeddings[np.concatenate([trial.impostors, trial.mated])]
+        templates = embeddings[trial.templates]
+        scores = probes @ templates.T
         for size in wanted:
-            counts[size].append(_count(scores[:, :size], trial, size, stated[size].threshold, min_margin))
+            owners = trial.owners[:size]
+            starts = np.flatnonzero(np.diff(owners, prepend=-1))
+            by_person = np.maximum.reduceat(scores[:, :size], starts, axis=1)
+            if fusion != "none":
+                means = np.add.reduceat(templates[:size], starts, axis=0)
+                fused = probes @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+                by_person = fused if fusion == "instead" else np.maximum(by_person, fused)
+            counts[size].append(_count(by_person, trial, int(owners[-1]), stated[size].threshold, min_margin))
     return [_figures(size, stated[size], counts[size]) for size in wanted]
 
 
@@ -180,24 +192,19 @@ class _Counts:
     wrong: int
 
 
-def _count(scores: Embeddings, trial: Trial, size: int, threshold: float, min_margin: float) -> _Counts:
-    owners = trial.owners[:size]
-    starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    by_person = np.maximum.reduceat(scores, starts, axis=1)
+def _count(by_person: Embeddings, trial: Trial, last: int, threshold: float, min_margin: float) -> _Counts:
+    """Count the answers; ``by_person`` are scores (probes, people), the last of whom has the number ``last``."""
     best = by_person.argmax(axis=1)
-    ordered = (
-        np.partition(by_person, -2, axis=1)[:, -2:]
-        if by_person.shape[1] > 1
-        else np.pad(by_person, ((0, 0), (1, 0)), constant_values=-np.inf)
-    )
+    nobody = np.full((len(by_person), 1), -np.inf, np.float32)
+    ordered = np.partition(np.concatenate([nobody, by_person], axis=1), -2, axis=1)[:, -2:]
     found = ordered[:, 1] >= threshold
     named = found & (ordered[:, 1] - ordered[:, 0] >= min_margin)
     strangers = len(trial.impostors)
-    present = trial.mated_owners <= owners[-1]
+    present = trial.mated_owners <= last
     right = named[strangers:] & (best[strangers:] == trial.mated_owners)
     wrong = named[strangers:] & ~right
     return _Counts(
-        people=len(starts),
+        people=by_person.shape[1],
         impostors=strangers,
         found=int(found[:strangers].sum()),
         mated=int(present.sum()),

@@ -96,3 +96,27 @@ def test_one_person_is_no_experiment() -> None:
     embeddings, names = faces(1, 4)
     with pytest.raises(DataError, match="at least two"):
         open_set_figures(embeddings, names, [], fixed(0.5), min_margin=0.05)
+
+
+def test_means_count_as_the_photographs_that_they_are_made_of() -> None:
+    embeddings, names = faces(12, 6)
+    asked: dict[str, list[int]] = {}
+    figures = {}
+    for fusion in ("none", "instead", "beside"):
+
+        def state(photographs: int, fusion: str = fusion) -> Stated:
+            asked.setdefault(fusion, []).append(photographs)
+            return Stated(0.6, 1.0, 1.0, extrapolated=False)
+
+        (figures[fusion],) = open_set_figures(embeddings, names, [], state, min_margin=0.05, fusion=fusion)  # type: ignore[arg-type]
+    assert asked == {"none": [18], "instead": [18], "beside": [36]}
+    assert figures["instead"].fnir < figures["none"].fnir  # a mean is nearer to the person
+    assert figures["beside"].fpir >= max(figures["none"].fpir, figures["instead"].fpir)
+    rng = np.random.default_rng(0)
+    trials = [draw_trial(names, 3, rng) for _ in range(20)]
+    shares = []
+    for trial in trials:
+        means = np.stack([embeddings[trial.templates[trial.owners == owner]].mean(axis=0) for owner in range(6)])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        shares.append(((embeddings[trial.impostors] @ means.T).max(axis=1) >= 0.6).mean())
+    assert figures["instead"].fpir == pytest.approx(np.mean(shares))

@@ -1,4 +1,4 @@
-"""What `--fpir` promises is kept on people whom the calibration never saw.
+"""What `--fpir` promises is kept on people whom the calibration never saw; `evaluate open-set` counts as galleries do.
 
 Calibrated on `val`, judged on `test`, with the embeddings that came with the photographs (SFace, 128-d), so that no
 model of ours is needed. Half of the labelled people are enrolled with three photographs each, the other half are the
@@ -15,8 +15,10 @@ import pytest
 
 from facekd.evaluation.all_pairs import compare_all
 from facekd.evaluation.calibrate import CALIBRATION_RATES, calibration_points
+from facekd.evaluation.open_set import draw_trial
 from facekd.gallery import NewTemplate
 from facekd.gallery.calibration import Calibration, Curve, Point
+from facekd.gallery.evaluate import People, calibrate_people, open_set_of, shows_labelled_person
 
 CONTRACT = "sface-2021dec---"
 DRAWS = 2
@@ -77,3 +79,39 @@ def test_strangers_are_let_through_no_more_often_than_stated(people, measured, o
     assert np.mean(false_positives) <= min(upper)
     assert np.mean(missed) < 0.25  # the bound is not bought by knowing nobody
     assert np.mean(wrong) < 0.01
+
+
+def _crowd(seed, count, each, nameless=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(count, 12)).repeat(each, axis=0)
+    rows = np.concatenate([centres + 0.6 * rng.normal(size=centres.shape), rng.normal(size=(nameless, 12))])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return People(rows.astype(np.float32), [f"p{k // each}" for k in range(count * each)] + [""] * nameless)
+
+
+def test_the_evaluation_counts_as_galleries_decide(open_gallery, tmp_path):
+    others, people = _crowd(1, 40, 6), _crowd(2, 12, 6, nameless=15)
+    known = calibrate_people(others, CONTRACT, "made up", replicates=50)
+    (figures,) = open_set_of(people, known, 0.3, sizes=[], draws=1)
+    filling = np.flatnonzero([not name for name in people.identities])
+    trial = draw_trial(people.identities, 3, np.random.default_rng(0), filling)
+    gallery = open_gallery(tmp_path / "g.db", contract=CONTRACT, dimension=12, calibration=known)
+    for owner in np.unique(trial.owners):
+        gallery.enrol(f"{owner:03}", list(people.embeddings[trial.templates[trial.owners == owner]]))
+    strangers = gallery.identify_many(list(people.embeddings[trial.impostors]), fpir=0.3)
+    enrolled = gallery.identify_many(list(people.embeddings[trial.mated]), fpir=0.3)
+    names = [f"{owner:03}" for owner in trial.mated_owners]
+    assert len(gallery) == figures.templates == 33
+    assert strangers[0].threshold == pytest.approx(figures.threshold)
+    assert strangers[0].fpir_upper == pytest.approx(figures.fpir_upper)
+    assert np.mean([answer.outcome != "nobody" for answer in strangers]) == pytest.approx(figures.fpir)
+    answers = [answer.person for answer in enrolled]
+    assert np.mean([answer != name for answer, name in zip(answers, names, strict=True)]) == pytest.approx(figures.fnir)
+    assert 0 < figures.fpir < 1
+    assert 0 < figures.fnir < 1
+
+
+def test_photographs_of_a_labelled_person_are_no_strangers():
+    rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
+    assert shows_labelled_person(rows, ["p", "", "q", ""]).tolist() == [False, True, False, False]
+    assert not shows_labelled_person(rows, ["", "", "", ""]).any()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
 
+if TYPE_CHECKING:
+    from facekd.bench.costs import Cost
+    from facekd.distill.compare import Comparison
+    from facekd.distill.outcome import Outcome
+    from facekd.distill.stages import Stage
+
 app = typer.Typer(name="distill", no_args_is_help=True, help="Compare ways to teach a small network by a large one.")
+
+ANSWERS_GB = 2.0
+ABSOLUTE = r"(?<![\w.])/(?:[^/\s\"',]+/)*"  # folders of this machine
 
 
 @app.command("compare")
@@ -33,22 +45,37 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the training recipe.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ROW", help="Train this row alone; may be repeated.")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train nothing: the table of what is finished so far.")
+    ] = False,
+    markdown: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Save the tables, with their commands, for a page."),
+    ] = None,
+    answers_gb: Annotated[
+        float,
+        typer.Option("--answers-gb", min=0, metavar="N", help="Disk to keep teachers' answers on; 0 asks them anew."),
+    ] = ANSWERS_GB,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Train one student with and without each method, over several seeds, and print the table.
 
-    What the folder holds already is not trained again, so a comparison that was stopped goes on.
+    What the folder holds already is not trained again, so a comparison that was stopped goes on. The same command
+    started several times shares the runs among the processes.
 
     Examples:
 
         facekd distill compare compare-mask --data mask --teacher large=runs/mask-teacher/best.onnx
+
+        facekd distill compare compare-mask --data mask --report-only
     """
     with Output(json=json, threads=threads) as output:
         from facekd.distill.compare import Comparison  # torch: only when something is trained
         from facekd.distill.compare import compare as run
-        from facekd.distill.costs import measure_costs
-        from facekd.distill.opening import build_network
         from facekd.distill.report import as_data, as_markdown, plot
         from facekd.distill.stages import open_stage
         from facekd.engine.settings import find_recipe, parse_recipe, read_toml
@@ -68,27 +95,71 @@ def compare(
             stage = open_stage(table, shared, lfw)
             folder = out / path.stem
             wanted = {key: value for key, value in files.items() if key in checked.teachers}
-            outcome = run(checked, stage, folder, wanted, output.say)
-            students = {"student": outcome.alone.weights[0]}
-            networks = {}
-            for key, item in checked.teachers.items():
-                file = wanted.get(key, item.file)
-                if file is not None and file.suffix == ".onnx":
-                    students[f"teacher {key}"] = file
-                    if item.architecture:
-                        networks[f"teacher {key}"] = build_network(stage.architectures, item.architecture, item.options)
-            networks["student"] = stage.task(0, None).student
-            if checked.student.architecture:
-                networks["student"] = build_network(
-                    stage.architectures, checked.student.architecture, checked.student.options
-                )
-            costs = measure_costs(students, stage.example, networks)
-            text = as_markdown(outcome, costs)
+            outcome = run(
+                checked,
+                stage,
+                folder,
+                wanted,
+                output.say,
+                shared=table,
+                only=only or (),
+                train=not report_only,
+                answers_bytes=int(answers_gb * 1e9),
+            )
+            costs = _costs(outcome, checked, wanted, stage)
+            text = as_markdown(outcome, costs, _command(path.stem, checked, settings or (), lfw is not None))
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "table.md").write_text(text, encoding="utf-8")
             plot(outcome, folder / "comparison.png")
             answers.append(as_data(outcome, costs) | {"folder": str(folder)})
             texts.append(text)
+        if markdown is not None:
+            markdown.write_text("\n".join(texts), encoding="utf-8")
         output.result({"comparisons": answers}, text="\n".join(texts))
+
+
+@app.command("methods")
+def methods(threads: ThreadsOption = 0, json: JsonOption = False) -> None:
+    """The methods that a recipe may name, their options, and what they need of the batch."""
+    with Output(json=json, threads=threads) as output:
+        from facekd.distill.methods import METHODS, method_options
+
+        answer: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "taps": method.taps,
+                "options": method_options(method),
+                "needs": list(method.needs),
+                "takes": list(method.takes),
+                "sample_weights": method.per_sample,
+            }
+            for name, method in METHODS.items()
+        ]
+        table = Table("method", "taps a side", "options", "needs", "sample weights")
+        for item in answer:
+            wanted = ", ".join([*item["needs"], *(f"({name})" for name in item["takes"])])
+            weighed = "yes" if item["sample_weights"] else ""
+            table.add_row(item["name"], str(item["taps"] or "any"), ", ".join(item["options"]), wanted, weighed)
+        output.result({"methods": answer}, text=table)
+
+
+def _costs(outcome: Outcome, recipe: Comparison, files: dict[str, Path], stage: Stage) -> dict[str, Cost]:
+    """Of the teachers' files and of one student: all rows train the same network."""
+    from facekd.bench.costs import measure_costs
+
+    given = {name: files.get(name, item.file) for name, item in recipe.teachers.items()}
+    networks = {f"teacher {name}": file for name, file in given.items() if file is not None and file.suffix == ".onnx"}
+    students = [file for row in (outcome.alone, *outcome.rows) for file in row.weights]
+    return measure_costs(networks | ({"student": students[0]} if students else {}), stage.example)
+
+
+def _command(name: str, recipe: Comparison, settings: Any, lfw: bool) -> str:
+    """What makes the table, for a page: folders and files by what they are, not by where they lie here."""
+    words = ["facekd distill compare", name, "--data DATA"]
+    words += [f"--teacher {key}={key.upper()}.onnx" for key, item in recipe.teachers.items() if item.kind == "file"]
+    words += ["--lfw LFW"] if lfw else []
+    words += [f"--set {shlex.quote(re.sub(ABSOLUTE, '', item))}" for item in settings]
+    return " ".join(words)
 
 
 def _named_file(text: str) -> tuple[str, Path]:

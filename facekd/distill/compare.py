@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
+from facekd.distill.answers import BatchAnswers
+from facekd.distill.methods import find_method
 from facekd.distill.opening import build_network, file_teacher, made_teachers, on_disk
+from facekd.distill.outcome import Outcome, Row
+from facekd.distill.runs import Finished, Run, folder_name, key_of, shared_identity
 from facekd.distill.settings import DistillSettings, TeacherFile, Term, check_members
 from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import Teacher
-from facekd.engine.loop import fit
+from facekd.engine.loop import BEST, fit
 from facekd.engine.settings import Section
 from facekd.errors import ConfigError
 
@@ -73,7 +77,7 @@ class Comparison(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Comparison:
         names = [ALONE, *(entry.name for entry in self.methods)]
-        folders = [_folder_name(name) for name in names]
+        folders = [folder_name(name) for name in names]
         if len(set(folders)) != len(folders):
             raise ValueError(f"rows need different names ({ALONE!r} is the student without a teacher), got {names[1:]}")
         if len(set(self.seeds)) != len(self.seeds):
@@ -89,55 +93,6 @@ class Comparison(Section):
     def terms(self) -> tuple[Term, ...]:
         """Those of all rows."""
         return tuple(term for entry in self.methods for term in entry.terms)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One method's runs.
-
-    Attributes:
-        name: of the method.
-        figures: for each figure one value a seed, in the order of the seeds.
-        weights: the exported student of each seed.
-    """
-
-    name: str
-    figures: dict[str, tuple[float, ...]]
-    weights: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a comparison found.
-
-    Attributes:
-        title: of the table.
-        names: of the figures, the deciding one first.
-        seeds: of all rows.
-        teachers: their figures, from the same judge on the same data.
-        alone: the student without a teacher.
-        rows: with each method.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    seeds: tuple[int, ...]
-    teachers: dict[str, dict[str, float]]
-    alone: Row
-    rows: tuple[Row, ...]
-
-
-def verdict(alone: tuple[float, ...], distilled: tuple[float, ...]) -> str:
-    """Whether a method helps: its mean must lie beyond the student's alone by more than the spread over seeds.
-
-    The spread is the larger of the two standard deviations.
-    """
-    if len(alone) < 2 or len(distilled) < 2:
-        return "one seed says nothing"
-    difference, spread = mean(distilled) - mean(alone), max(stdev(alone), stdev(distilled))
-    if difference > spread:
-        return "helps"
-    return "hurts" if difference < -spread else "no difference"
 
 
 def open_teachers(
@@ -170,10 +125,16 @@ def compare(
     folder: Path,
     teacher_files: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda _text: None,
+    *,
+    shared: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    train: bool = True,
+    answers_bytes: int = 0,
 ) -> Outcome:
     """Train every row with every seed and judge all with one judge.
 
-    What a folder holds already and fits is not trained again, so a stopped comparison goes on where it was.
+    What a folder holds already and fits is not trained again, so a stopped comparison goes on where it was; what
+    another process is training is left to it, so that several may share a comparison. The outcome has what is finished.
 
     Args:
         recipe: what is compared.
@@ -181,31 +142,58 @@ def compare(
         folder: receives a folder for each run.
         teacher_files: files that replace the recipe's, by name.
         say: told what goes on.
+        shared: the shared training recipe's table; runs of another one are refused.
+        only: rows to train, by their names; all by default. The outcome has the others, too, as far as they are there.
+        train: False leaves untrained what is not finished.
+        answers_bytes: disk for what fixed teachers say about the batches, so that they are asked once for all rows.
 
     Raises:
-        ConfigError: runs bounded by minutes (rows would see different data), a missing teacher, or a folder with runs
-            of another comparison.
+        ConfigError: runs bounded by minutes (rows would see different data), a missing teacher, an unknown row, or a
+            folder with runs of another comparison.
     """
-    if stage.settings(recipe.seeds[0]).minutes is not None:
+    first = stage.settings(recipe.seeds[0])
+    if first.minutes is not None:
         raise ConfigError("a comparison is bounded by training.steps, not minutes: slower methods would see less data")
     teachers, files = open_teachers(recipe, stage, teacher_files or {})
-    rows = []
-    for entry in (Entry(name=ALONE), *recipe.methods):
-        found: list[dict[str, float]] = []
-        weights = []
-        for seed in recipe.seeds:
-            path = folder / _folder_name(entry.name) / f"seed-{seed}"
-            say(f"{entry.name}, seed {seed}")
-            found.append(_run(recipe, entry, stage, teachers, seed, path))
-            weights.append(path / "best.onnx")
-        figures = {name: tuple(item[name] for item in found) for name in stage.figures}
-        rows.append(Row(entry.name, figures, tuple(weights)))
-    judged = {name: stage.judge(path) for name, path in files.items()}
-    return Outcome(recipe.title, stage.figures, recipe.seeds, judged, rows[0], tuple(rows[1:]))
+    entries = (Entry(name=ALONE), *recipe.methods)
+    trained = _chosen_rows(entries, only)
+    common = shared_identity(shared) if shared is not None else {}
+    runs = {
+        entry.name: [_run(recipe, entry, stage, teachers, common, s, folder) for s in recipe.seeds] for entry in entries
+    }
+    for run in (run for row in runs.values() for run in row):
+        run.finished()  # whatever does not fit is refused before hours are spent
+    if train:
+        selected = [(entry, run) for entry in entries if entry.name in trained for run in runs[entry.name]]
+        batches = first.steps * first.accumulate * len(recipe.seeds)
+        fixed = {name: teacher for name, teacher in teachers.items() if name in on_disk(recipe)}
+        answers = (
+            BatchAnswers(folder / "answers", fixed, recipe.terms, batches, answers_bytes) if answers_bytes else None
+        )
+        for entry, run in selected:
+            if run.finished() is not None:
+                continue
+            say(f"{entry.name}, seed {run.seed} ({_state([run for _, run in selected])})")
+            if not _train(run, recipe, entry, stage, teachers, answers):
+                say(f"{entry.name}, seed {run.seed}: another process is at it")
+    rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
+    judged = {
+        name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", common)
+        for name, path in files.items()
+    }
+    outcome = Outcome(recipe.title, stage.figures, recipe.seeds, first.steps, judged, rows[0], tuple(rows[1:]))
+    if not outcome.missing:
+        shutil.rmtree(folder / "answers", ignore_errors=True)
+    return outcome
 
 
 def make_task(
-    recipe: Comparison, entry: Entry, stage: Stage, teachers: Mapping[str, Teacher], seed: int
+    recipe: Comparison,
+    entry: Entry,
+    stage: Stage,
+    teachers: Mapping[str, Teacher],
+    seed: int,
+    answers: BatchAnswers | None = None,
 ) -> DistilledTask:
     """One run's task. First weights and batches depend on the seed alone, not on the method."""
     torch.manual_seed(seed)
@@ -215,36 +203,96 @@ def make_task(
     available = {**teachers, **made_teachers(recipe, base.student, stage.architectures, teachers)}
     used = {term.source for term in entry.terms}
     chosen = {name: available[name] for name in available if name in used} if used - {""} else available
+    if answers is not None and entry.terms and entry.mix is None:  # a mixture is another picture
+        base = answers.with_answers(base, entry.terms)
     return DistilledTask(base, chosen, entry, stage.centres() if _needs_centres(entry) else None, seed)
 
 
 def _needs_centres(entry: Entry) -> bool:
-    return any(term.method in ("centres", "margin-distillation", "adadistill") for term in entry.terms)
+    return any("centres" in find_method(term.method).given for term in entry.terms)
+
+
+def _chosen_rows(entries: Sequence[Entry], only: Sequence[str]) -> set[str]:
+    known = {folder_name(entry.name): entry.name for entry in entries}
+    unknown = [name for name in only if folder_name(name) not in known]
+    if unknown:
+        raise ConfigError(f"the comparison has no row {unknown[0]!r}; it has {', '.join(known.values())}")
+    return {known[folder_name(name)] for name in only} or set(known.values())
 
 
 def _run(
-    recipe: Comparison, entry: Entry, stage: Stage, teachers: Mapping[str, Teacher], seed: int, path: Path
-) -> dict[str, float]:
-    settings = stage.settings(seed)
-    digests = {name: teacher.digest for name, teacher in sorted(teachers.items())}
-    identity = [entry.model_dump(mode="json"), recipe.student.model_dump(mode="json"), recipe.recipe, list(recipe.set)]
-    text = json.dumps([*identity, settings.model_dump(mode="json"), digests if entry.terms else {}], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    mark, result = path / "run.json", path / "figures.json"
-    if mark.is_file():
-        if json.loads(mark.read_text(encoding="utf-8"))["key"] != key:
-            raise ConfigError(f"{path} holds a run of another recipe or teacher; name another folder, or delete it")
-        if result.is_file():
-            return dict(json.loads(result.read_text(encoding="utf-8")))
-    path.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps({"key": key, "method": entry.name, "seed": seed}), encoding="utf-8")
-    outcome = fit(make_task(recipe, entry, stage, teachers, seed), settings, path, resume=True)
-    figures = stage.judge(outcome.best_path)
-    partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    partial.replace(result)
+    recipe: Comparison,
+    entry: Entry,
+    stage: Stage,
+    teachers: Mapping[str, Teacher],
+    common: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+) -> Run:
+    sources = {term.source for term in entry.terms}
+    sources |= {member for name in sources & set(recipe.teachers) for member in recipe.teachers[name].members}
+    used = [name for name in {**recipe.teachers, **teachers} if entry.terms and (name in sources or "" in sources)]
+    said = {
+        name: recipe.teachers[name].model_dump(mode="json", exclude={"file"})
+        for name in used
+        if name in recipe.teachers
+    }
+    digests = {name: teachers[name].digest for name in used if name in teachers}
+    training = stage.settings(seed).model_dump(mode="json", exclude={"threads", "loader_threads", "checkpoint_minutes"})
+    own = [entry.model_dump(mode="json", exclude={"name"}), recipe.student.model_dump(mode="json")]
+    key = key_of(own, said, digests, training, common or recipe.recipe)
+    return Run(entry.name, seed, folder / folder_name(entry.name) / f"seed-{seed}", key)
+
+
+def _train(
+    run: Run,
+    recipe: Comparison,
+    entry: Entry,
+    stage: Stage,
+    teachers: Mapping[str, Teacher],
+    answers: BatchAnswers | None,
+) -> bool:
+    """Train and judge one run; False where another process is at it."""
+    with run.claim() as mine:
+        if mine and run.finished() is None:
+            begun = time.monotonic()
+            task = make_task(recipe, entry, stage, teachers, run.seed, answers)
+            outcome = fit(task, stage.settings(run.seed), run.folder, resume=True)
+            figures = stage.judge(outcome.best_path)
+            run.finish(Finished(outcome.best_score, figures, time.monotonic() - begun))
+        return mine
+
+
+def _row(name: str, runs: Sequence[Run], figures: Sequence[str]) -> Row:
+    done = [(run, found) for run in runs if (found := run.finished()) is not None]
+    return Row(
+        name,
+        tuple(run.seed for run, _ in done),
+        {figure: tuple(found.figures[figure] for _, found in done) for figure in figures},
+        tuple(found.chosen for _, found in done),
+        tuple(found.seconds for _, found in done),
+        tuple(run.folder / BEST for run, _ in done),
+    )
+
+
+def _state(runs: Sequence[Run]) -> str:
+    """How many are finished, and what those let expect of the others."""
+    found = [run.finished() for run in runs]
+    seconds = [item.seconds for item in found if item is not None]
+    text = f"{len(seconds)} of {len(runs)} finished"
+    if not seconds:
+        return text
+    return f"{text}, about {mean(seconds) * (len(runs) - len(seconds)) / 60:.0f} min left for one process"
+
+
+def _judge_teacher(stage: Stage, path: Path, kept: Path, common: Mapping[str, Any]) -> dict[str, float]:
+    """A teacher's figures, from the same judge; kept beside the runs, for a large teacher takes long to judge."""
+    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, common.get("tables"))
+    if kept.is_file():
+        stored = json.loads(kept.read_text(encoding="utf-8"))
+        if stored["key"] == key:
+            return dict(stored["figures"])
+    figures = stage.judge(path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"key": key, "figures": figures}), encoding="utf-8")
     return figures
-
-
-def _folder_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "row"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from facekd.cli import build_app
 from facekd.distill.methods import METHODS, find_method, method_options
 from facekd.distill.settings import DistillSettings, MixSettings, Term
 from facekd.distill.views import StrongView
+from facekd.engine.settings import find_recipe
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "distillation.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -28,7 +32,9 @@ def test_a_section_has_formula_switch_and_errors(name: str) -> None:
     (term,) = tomllib.loads(block)["terms"]
     assert Term.model_validate(term).method == name
     assert set(term.get("options", {})) <= set(method_options(find_method(name)))
-    assert "`" in section.partition("```toml")[0]
+    prose = section.partition("```toml")[0]
+    assert "`" in prose
+    assert re.search(r"\b[Hh]elps\b", prose)  # when
     assert "\nErrors: " in section
 
 
@@ -39,7 +45,7 @@ def test_every_block_is_valid() -> None:
 
 
 def test_the_switches_of_schedules_and_arrangements_are_taken() -> None:
-    section = PAGE.split("## Schedules and arrangements")[1].split("\n## ")[0]
+    section = _schedules()
     switches = {}
     for text in re.findall(r"`((?:options|weight|task_weight|view|mix|sample_weights) = [^`]+)`", section):
         switches |= tomllib.loads(text)
@@ -48,3 +54,40 @@ def test_the_switches_of_schedules_and_arrangements_are_taken() -> None:
     assert DistillSettings.model_validate({"task_weight": switches["task_weight"]}).task_weight.at(0.1) == 0.0
     assert MixSettings.model_validate(switches["mix"]).kind == "cutmix"
     assert StrongView.model_validate(switches["view"]).noise == 0.03
+
+
+def _schedules() -> str:
+    return PAGE.split("## Schedules and arrangements")[1].split("\n## ")[0]
+
+
+def test_every_schedule_and_arrangement_has_formula_use_switch_and_errors() -> None:
+    rows = [line.strip("|").split(" | ") for line in _schedules().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 13
+    for row in rows:
+        what, formula, helps, switch, _ = (cell.strip(" |") for cell in row)
+        assert all((what, formula, helps)), what
+        assert "`" in switch, what
+    errors = _schedules().split("Errors, in the same order:")[1]
+    assert len(re.findall("^- ", errors, re.MULTILINE)) >= 10
+
+
+def test_commands_and_options_on_the_page_exist() -> None:
+    commands = re.findall(r"^facekd (distill \w+|bench \w+|train) (.*)$", PAGE, re.MULTILINE)
+    commands += [(f"distill {name}", "") for name in re.findall(r"`facekd distill (\w+)", PAGE)]
+    root = typer.main.get_command(build_app())
+    assert len(commands) >= 5
+    for words, rest in commands:
+        command: Any = root
+        for word in words.split():
+            command = command.commands[word]
+        known = {option for item in command.params for option in item.opts}
+        assert set(re.findall(r"--[\w-]+", rest)) <= known, words
+    compare = root.commands["distill"].commands["compare"]
+    comparing = PAGE.split("## Comparing methods")[1].split("\n## ")[0].replace("facekd bench mask", "")
+    options = {option for item in compare.params for option in item.opts}
+    assert set(re.findall(r"`(--[\w-]+)", comparing)) <= options
+
+
+def test_the_recipes_that_the_page_names_exist() -> None:
+    for name in re.findall(r"^facekd (?:train|distill compare) (\S+)", PAGE, re.MULTILINE):
+        assert find_recipe(name).is_file()

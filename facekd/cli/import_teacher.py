@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -74,7 +74,7 @@ def import_teacher(
             assert lfw is not None
             aligned = (lfw / "landmarks.csv").is_file()
             finder = None if aligned else Detector()
-            mode = "aligned" if aligned else "whole"
+            mode: Literal["aligned", "whole"] = "aligned" if aligned else "whole"
             output.say(f"verifying on LFW ({mode})")
             outcome = evaluate_lfw(lfw, embedder, mode, finder, part=part, progress=output.progress)
             return float(outcome.figures()["accuracy"])

@@ -16,7 +16,7 @@ from facekd.engine.export import load_onnx_weights  # noqa: E402
 from facekd.errors import ModelError  # noqa: E402
 from facekd.recognition.backbones import BACKBONES  # noqa: E402
 from facekd.recognition.backbones.dense_resnet import DenseResNet, GlobalDepthwise  # noqa: E402
-from facekd.recognition.backbones.efficientnet import EfficientNet  # noqa: E402
+from facekd.recognition.backbones.efficientnet import EfficientNet, StochasticDepth  # noqa: E402
 from facekd.recognition.backbones.ir_resnet import ImprovedUnit, IRResNet  # noqa: E402
 from facekd.recognition.backbones.mobilefacenet import MobileFaceNet  # noqa: E402
 from facekd.recognition.train import export_embedder  # noqa: E402
@@ -227,3 +227,23 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not onnx")
     with pytest.raises(ModelError, match="Cannot read"):
         load_onnx_weights(small(), path)
+
+
+def test_stochastic_depth_leaves_out_whole_photographs_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    branch, layer = torch.ones(4000, 2, 3, 3), StochasticDepth(0.25)
+    after = layer.train()(branch).flatten(1)
+    assert after.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert bool((after == after[:, :1]).all())
+    assert float(after.mean()) == pytest.approx(1.0, abs=0.03)
+    assert torch.equal(layer.eval()(branch), branch)
+
+
+def test_stochastic_depth_rises_with_depth_and_costs_nothing() -> None:
+    with torch.device("meta"):
+        network = EfficientNet(stochastic_depth=0.2)
+    shares = [module.share for module in network.modules() if isinstance(module, StochasticDepth)]
+    assert shares == pytest.approx([0.2 * i / 15 for i in range(16)])
+    assert network.state_dict().keys() == on_meta("efficientnet").state_dict().keys()
+    with pytest.raises(ValueError, match="share"):
+        EfficientNet(stochastic_depth=1.0)

@@ -1,0 +1,91 @@
+"""The packaged embedder recipes: each learns a few steps, is cut off and goes on, and is as large as it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+
+from facekd.engine.complexity import measure_complexity  # noqa: E402
+from facekd.engine.loop import fit  # noqa: E402
+from facekd.engine.settings import find_recipe, parse_recipe, read_toml  # noqa: E402
+from facekd.recognition import train  # noqa: E402
+from facekd.recognition.backbones import BACKBONES  # noqa: E402
+from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.margins import CurricularFace  # noqa: E402
+from facekd.runtime import open_session  # noqa: E402
+from facekd.zoo import find_model  # noqa: E402
+
+SHORT = [
+    "training.steps=3",
+    "training.validate_every=3",
+    "training.loader_threads=1",
+    "training.threads=1",
+    "data.batch=4",
+]
+# The networks are narrower and shallower: how they are trained is the recipe's.
+NARROW = {
+    "embedder-ir100": "network.options={units=[1, 1, 1, 1], widths=[16, 16, 16, 16], dropout=0.4}",
+    "embedder-mobilefacenet": "network.options={widths=[16, 16, 16, 16], blocks=[1, 1, 1], last=32}",
+}
+
+
+def faces(seed: int) -> FaceSet:
+    rng = np.random.default_rng(seed)
+    labels = np.array([0, 0, 1, 1, 2, 2, -1, -1], np.int64)
+    crops = rng.integers(0, 256, (8, 112, 112, 3), dtype=np.uint8)
+    teacher = rng.normal(size=(8, 128)).astype(np.float32)
+    return FaceSet(crops, labels, ("a", "b", "c"), teacher / np.linalg.norm(teacher, axis=1, keepdims=True))
+
+
+def settings(name: str, *changes: str) -> train.Recipe:
+    path = find_recipe(name)
+    return parse_recipe(train.Recipe, read_toml(path, changes), path)
+
+
+@pytest.mark.parametrize("name", sorted(NARROW))
+def test_a_few_steps_cut_off_and_gone_on_with(name: str, tmp_path: Path) -> None:
+    recipe = settings(name, *SHORT, NARROW[name])
+    task = train.with_teachers(train.EmbedderTask(recipe, faces(0), faces(1)), faces(0))
+    assert set(task.losses(task.batch(0), 0, 1.0)) == {"margin", "distill/cosine", "distill/similarity"}
+    first = fit(task, recipe.training, tmp_path, stop_after=2)
+    task = train.with_teachers(train.EmbedderTask(recipe, faces(0), faces(1)), faces(0))
+    second = fit(task, recipe.training, tmp_path, resume=True)
+    assert (first.step, second.step, len(second.losses)) == (2, 3, 1)
+    exported = open_session(second.best_path.read_bytes(), 1)
+    assert exported.run({"face": np.zeros((2, 3, 112, 112), np.float32)})[0].shape == (2, 512)
+
+
+@pytest.mark.parametrize("name", [*sorted(NARROW), "embedder-dense"])
+def test_pixels_are_prepared_like_the_shipped_models(name: str) -> None:
+    assert settings(name).preprocessing == find_model("embedder").preprocessing
+
+
+def test_the_teacher_is_the_papers() -> None:
+    recipe = settings("embedder-ir100")
+    with torch.device("meta"):
+        network = BACKBONES[recipe.network.backbone](dimension=recipe.network.dimension, **recipe.network.options)
+        head = train._margin_head(recipe, 10)
+    assert measure_complexity(network).parameters == 65_156_160
+    assert isinstance(head, CurricularFace)
+    assert (head.scale, head.margin) == (64.0, 0.5)
+    # The authors' configuration: SGD, rate 0.1 at 512 photographs a step, decay 5e-4, dropout 0.4.
+    training = recipe.training
+    assert (training.optimizer, training.learning_rate, training.weight_decay) == ("sgd", 0.1, 5e-4)
+    assert (recipe.data.batch, network.dropout.p, training.precision) == (512, 0.4, "bf16-mixed")
+
+
+def test_the_student_keeps_within_its_limits() -> None:
+    recipe = settings("embedder-mobilefacenet")
+    with torch.device("meta"):
+        network = BACKBONES[recipe.network.backbone](dimension=recipe.network.dimension, **recipe.network.options)
+    found = measure_complexity(network)
+    assert found.parameters <= 2_100_000
+    assert found.multiply_adds <= 450_000_000
+    assert recipe.network.dimension == 512
+    assert recipe.data.augmentation.mask > 0
+    assert not any(isinstance(module, torch.nn.PReLU) for module in network.modules())

@@ -130,7 +130,10 @@ class MilvusStore:
         if address.folder is not None:
             lite = milvus_lite.start(address.folder, create=create and contract is not None)
         options: dict[str, Any] = {"uri": lite.uri if lite else address.uri, "db_name": address.database}
-        if lite is None:
+        if lite is not None:
+            # pymilvus asks every ten seconds whether the server lives, and milvus-lite's hangs up on who asks so often.
+            options["grpc_options"] = {"grpc.keepalive_time_ms": 2**31 - 1}
+        else:
             options["token"] = os.environ.get(TOKEN_VARIABLE, "")
             if certificate := os.environ.get(CERTIFICATE_VARIABLE):
                 options["server_pem_path"] = certificate

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from facekd.errors import DataError
+from facekd.errors import ConfigError, DataError
 from facekd.evaluation.calibrate import CALIBRATION_RATES, measure_curve
 from facekd.evaluation.lfw import LfwPhotographs, person_of, read_landmarks
 from facekd.evaluation.open_set import OpenSetFigures, Stated, open_set_figures
@@ -47,21 +47,24 @@ class Embedding:
     """Embeds crops and LFW, and keeps the embeddings for the next run where it is told to.
 
     Args:
-        embedder: ours, or a peer.
+        embedder: ours, or a peer; None with `stored`.
         label: names the embedder's files; its contract, so that another model never gets them.
         keep: folder for the embeddings; None keeps nothing.
+        stored: embeddings of the crops (.npy, a row for each line of ``faces.csv``), in place of an embedder.
         progress: shows how far it is.
     """
 
     def __init__(
         self,
-        embedder: CropEmbedder,
+        embedder: CropEmbedder | None,
         label: str,
         keep: str | os.PathLike[str] | None = None,
+        stored: str | os.PathLike[str] | None = None,
         progress: Progress = silently,
     ) -> None:
         self._embedder = embedder
         self._label = label
+        self._stored = stored
         self._keep = None if keep is None else Path(keep)
         self._progress = progress
 
@@ -72,10 +75,20 @@ class Embedding:
         def embed() -> Embeddings:
             return crop_embeddings(table, self._embedder, progress=self._progress)
 
+        if self._stored is not None:
+            rows = crop_embeddings(table, None, self._stored)
+            return People(rows / np.linalg.norm(rows, axis=1, keepdims=True), table.column("identity"))
         return People(self._kept(f"{Path(root).name}-{split}", len(table.rows), embed), table.column("identity"))
 
     def lfw(self, root: str | os.PathLike[str]) -> People:
-        """The photographs of LFW, aligned from ``landmarks.csv``."""
+        """The photographs of LFW, aligned from ``landmarks.csv``.
+
+        Raises:
+            ConfigError: there is no embedder for them.
+        """
+        embedder = self._embedder
+        if embedder is None:
+            raise ConfigError("LFW needs an embedder: stored embeddings are those of crops")
         root = Path(root)
         photographs = LfwPhotographs(root)
         landmarks = read_landmarks(root / "landmarks.csv")
@@ -85,7 +98,7 @@ class Embedding:
                 (name, align_face(load_image(photographs.read(name)), points.astype(np.float32)))
                 for name, points in self._progress(landmarks.items(), "embedding LFW")
             )
-            rows = embed_crops(self._embedder, crops).values()
+            rows = embed_crops(embedder, crops).values()
             return np.stack([row for row in rows if row is not None])
 
         return People(self._kept("lfw", len(landmarks), embed), [person_of(name) for name in landmarks])

@@ -57,6 +57,10 @@ def open_set(
             "person is not enrolled without a name.",
         ),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option("--embeddings", metavar="FILE", help="A .npy with a row for each line of faces.csv, no model."),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="DIR", file_okay=False, help="Keep the embeddings here for the next run."),
@@ -89,9 +93,10 @@ def open_set(
                 f"--split and --calibrate-on are both {split!r}: judge on other people than you choose on"
             )
         wanted, fusion = _sizes(sizes), parse_fusion(fuse)
-        embedder = load_embedder(model, peer, peer_models)
-        contract = getattr(embedder, "contract", peer or model)
-        embedding = Embedding(embedder, contract, keep, output.progress)
+        embedder = load_embedder(model, peer, peer_models) if embeddings is None else None
+        of_model = str(embeddings or peer or model)
+        contract = getattr(embedder, "contract", of_model)
+        embedding = Embedding(embedder, contract, keep, embeddings, output.progress)
         if calibration is not None:
             thresholds = Calibration.load(calibration)
         else:
@@ -121,7 +126,7 @@ def open_set(
         if not all(row.kept for rows in figures.values() for row in rows):
             output.at_least(ExitCode.NO)
         answer: dict[str, Any] = {
-            "model": peer or model,
+            "model": of_model,
             "contract": contract,
             "calibration": thresholds.source,
             "fpir": fpir,

@@ -55,13 +55,14 @@ class MaskStage:
     def __init__(self, table: dict[str, Any], source: Path) -> None:
         from facekd.recognition.data.mask_shards import read_masks
         from facekd.recognition.mask_networks import MASK_NETWORKS
-        from facekd.recognition.mask_train import Recipe
+        from facekd.recognition.mask_train import Recipe, read_training
 
         self._recipe = parse_recipe(Recipe, table, source)
         if len(self._recipe.data.folders) != 1:
             raise ConfigError("the mask head is compared on one folder: pass --data DIR (a folder with mask.csv) once")
         folder = self._recipe.data.folders[0]
-        self._train, self._val, self._test = (read_masks(folder, split) for split in ("train", "val", "test"))
+        self._train, self._faces = read_training(self._recipe.data)
+        self._val, self._test = (read_masks(folder, split) for split in ("val", "test"))
         self.architectures: Mapping[str, Callable[..., nn.Module]] = MASK_NETWORKS
         self.example = np.zeros((1, 3, 112, 112), np.float32)
 
@@ -74,7 +75,7 @@ class MaskStage:
         from facekd.recognition.mask_train import MaskTask
 
         recipe = self._recipe.model_copy(update={"training": self.settings(seed)})
-        task: Any = MaskTask(recipe, self._train, self._val)
+        task: Any = MaskTask(recipe, self._train, self._val, self._faces)
         if student is not None:
             student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             task.student = task.module = student

@@ -1,7 +1,6 @@
 """The errors that tutorials make, each made on purpose: the toolkit refuses it, or its figures differ.
 
-One test for each line of the table "Distillation: what tutorials get wrong" of the architecture; the lines on figures
-(size of the file on disk, one evaluation for teacher and student) are in test_compare.py.
+One test at least for each line of the table "Distillation: what tutorials get wrong" of the architecture.
 """
 
 from __future__ import annotations
@@ -10,21 +9,28 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 
+from facekd.bench.costs import measure_costs
 from facekd.detection.network import RetinaFace
 from facekd.distill.adapters import Adapter
+from facekd.distill.compare import Comparison, compare
 from facekd.distill.detection import score_imitation_loss
 from facekd.distill.distiller import Distiller
 from facekd.distill.response import kl_soft_label
 from facekd.distill.settings import Term
 from facekd.distill.teachers import EmaTeacher, TorchTeacher, network_digest
 from facekd.engine.averaging import AveragedWeights
+from facekd.engine.export import export_onnx
 from facekd.errors import ConfigError
 from facekd.recognition.margins import ArcFace, CurricularFace
+from facekd.runtime import open_session
+from tests.distill.small_stage import Stage, comparison_table, small, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -210,6 +216,43 @@ def test_the_detector_is_dense_its_answers_grow_with_the_picture_and_move_with_t
     assert (answers.logits - large.logits).abs().max() > 1e-4
     cells = (answers.logits - large.logits)[0, : 8 * 16 * 2].abs().view(8, 16, 2).sum((0, 2))
     assert cells[8:].sum() > cells[:8].sum()  # stride 8: what is on the right changes the right
+
+
+def test_the_size_of_a_quantised_network_is_that_of_its_file_not_a_product_of_its_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = {"face": {0: "faces"}, "scores": {0: "faces"}}
+    plain, int8 = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    learner = network(64)
+    export_onnx(learner, torch.zeros(1, 3, 8, 8), plain, inputs=["face"], outputs=["scores"], dynamic_axes=axes)
+    quantize_dynamic(plain, int8)
+    parameters = sum(parameter.numel() for parameter in learner.parameters())
+    # A byte for each of them, as tutorials have it, is far from what lies on the disk; four are, too.
+    assert int8.stat().st_size > 1.5 * parameters
+    monkeypatch.setattr("facekd.bench.costs._peak_kib", lambda *_: 0)  # memory is not asked for here
+    cost = measure_costs({"plain": plain}, np.zeros((1, 3, 8, 8), np.float32), rounds=1)["plain"]
+    assert cost.parameters == parameters
+    assert cost.file_bytes == plain.stat().st_size > 4.2 * parameters
+
+
+def test_figures_from_different_data_tell_nothing_all_of_a_comparison_come_from_one_judge(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    file = write(small(8), tmp_path / "teacher.onnx")
+
+    class Elsewhere(Stage):
+        def judge(self, weights: Path) -> dict[str, float]:
+            crops = np.random.default_rng(1).normal(size=(60, 3, 8, 8)).astype(np.float32)
+            return {"margin": float(open_session(weights.read_bytes(), threads=1).run({"face": crops})[0].std())}
+
+    here = Stage().judge(file)
+    assert here["margin"] != Elsewhere().judge(file)["margin"]  # one network, other photographs: another figure
+    table = comparison_table(file)
+    recipe = Comparison.model_validate(table | {"seeds": [0], "methods": table["methods"][:1]})
+    judged = Stage()
+    outcome = compare(recipe, judged, tmp_path / "runs")
+    assert outcome.teachers["large"] == here
+    assert set(outcome.teachers["large"]) == set(outcome.alone.figures) == set(outcome.rows[0].figures)
+    assert len(judged.judged) == 3  # the teacher, the student alone, the student with a teacher
 
 
 def test_nothing_listens_beyond_loopback_or_opens_a_tunnel() -> None:

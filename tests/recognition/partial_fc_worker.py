@@ -68,7 +68,7 @@ def embedder(rank: int) -> dict:
         {
             "kind": "embedder",
             "training": {"steps": 3, "learning_rate": 0.1},
-            "network": {"dimension": 8, "options": {"widths": [8, 8, 8, 8], "blocks": [0, 1, 1, 1]}},
+            "network": {"dimension": 8, "options": {"widths": [16, 16, 16, 16], "blocks": [0, 1, 1, 1]}},
             "data": {"batch": 4, "sizes": [[0.0, 32]]},
             "margin": {"ramp": [0.0, 0.0], "sample_rate": 0.5},
             "distill": {"teachers": {"t": {"kind": "stored"}}, "terms": [{"method": "cosine"}]},

@@ -55,10 +55,10 @@ class TemplateStore(Protocol):
     def encrypted(self) -> bool:
         """Whether templates are sealed at rest."""
 
-    def writing(self) -> AbstractContextManager[None, None]:
+    def writing(self) -> AbstractContextManager[None]:
         """One change. A block that ends with an error changes nothing."""
 
-    def reading(self) -> AbstractContextManager[None, None]:
+    def reading(self) -> AbstractContextManager[None]:
         """One view of the latest state."""
 
     def people(self) -> list[Person]:

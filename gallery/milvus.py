@@ -44,6 +44,9 @@ SHORTLIST = 64
 ROWS_A_REQUEST = 2048
 """Templates sent at once, 4 MiB of them; a person's are never parted, so it may become more."""
 
+PATIENCE_S = 60.0
+"""How long a server may take to confirm a change, at least: who stops waiting does not know what became of it."""
+
 LITE_FLUSH_ROWS = 500
 """milvus-lite searches rows that it has not written out yet some thirty times slower than others."""
 
@@ -94,7 +97,9 @@ class MilvusStore:
         self._people = milvus_tables.people_collection(address)
         self._templates = milvus_tables.template_collection(address, contract)
         self._exact = exact
-        self._timeout_s = timeout_s
+        # milvus-lite computes in this process, where waiting less long saves nothing.
+        self._answer_s = None if lite else timeout_s
+        self._change_s = None if lite else max(timeout_s, PATIENCE_S)
         self.contract = contract
         self.dimension = dimension
         self.not_promised = not_promised(address, logs_in=bool(os.environ.get(TOKEN_VARIABLE)))
@@ -200,16 +205,16 @@ class MilvusStore:
     def _send(self, change: _Change) -> None:
         if change.removed_templates:
             for ids in _portions(change.removed_templates, LARGEST_ANSWER):
-                self.client.delete(self._templates, ids=ids, timeout=self._timeout_s)
+                self.client.delete(self._templates, ids=ids, timeout=self._change_s)
         if change.removed_people:
-            self.client.delete(self._people, ids=change.removed_people, timeout=self._timeout_s)
+            self.client.delete(self._people, ids=change.removed_people, timeout=self._change_s)
         for rows in _portions(change.people, ROWS_A_REQUEST):
-            self.client.upsert(self._people, rows, timeout=self._timeout_s)
+            self.client.upsert(self._people, rows, timeout=self._change_s)
         waiting: list[dict[str, Any]] = []
         for rows in [*change.templates, []]:
             waiting += rows
             if waiting and (not rows or len(waiting) >= ROWS_A_REQUEST):
-                self.client.upsert(self._templates, waiting, timeout=self._timeout_s)
+                self.client.upsert(self._templates, waiting, timeout=self._change_s)
                 self._unflushed += len(waiting)
                 waiting = []
         if self._lite is not None and self._unflushed >= LITE_FLUSH_ROWS:
@@ -349,7 +354,7 @@ class MilvusStore:
             limit=limit,
             output_fields=["person", "embedding"],
             search_params={"metric_type": "IP", "params": parameters},
-            timeout=self._timeout_s,
+            timeout=self._answer_s,
         )
         return [
             [(hit["id"], hit["entity"]["person"], _vector(hit["entity"]["embedding"])) for hit in hits]
@@ -395,13 +400,13 @@ class MilvusStore:
 
     def _query(self, collection: str, where: str, fields: list[str]) -> list[dict[str, Any]]:
         rows = self.client.query(
-            collection, filter=where, output_fields=fields, limit=LARGEST_ANSWER, timeout=self._timeout_s
+            collection, filter=where, output_fields=fields, limit=LARGEST_ANSWER, timeout=self._answer_s
         )
         return list(rows) if len(rows) < LARGEST_ANSWER else list(self._all(collection, where, fields))
 
     def _all(self, collection: str, where: str, fields: list[str]) -> Iterator[dict[str, Any]]:
         rows = self.client.query_iterator(
-            collection, batch_size=LARGEST_ANSWER, filter=where, output_fields=fields, timeout=self._timeout_s
+            collection, batch_size=LARGEST_ANSWER, filter=where, output_fields=fields, timeout=self._answer_s
         )
         try:
             while batch := rows.next():
@@ -410,9 +415,7 @@ class MilvusStore:
             rows.close()
 
     def _count(self, where: str) -> int:
-        (answer,) = self.client.query(
-            self._templates, filter=where, output_fields=["count(*)"], timeout=self._timeout_s
-        )
+        (answer,) = self.client.query(self._templates, filter=where, output_fields=["count(*)"], timeout=self._answer_s)
         return int(answer["count(*)"])
 
     def _numbers(self, count: int) -> list[int]:

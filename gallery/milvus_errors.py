@@ -18,11 +18,16 @@ def missing(package: str, error: ImportError) -> GalleryError:
 @contextmanager
 def explained(location: object, remedy: str) -> Iterator[None]:
     """Turn the errors of pymilvus into a GalleryError that says what to do."""
-    import grpc
+    import grpc  # type: ignore[import-untyped, import-not-found]
     from pymilvus.exceptions import MilvusException
 
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
-        message = getattr(error, "message", None) or str(error)
-        raise GalleryError(f"gallery {location}: {str(message).splitlines()[0]}; {remedy}") from error
+        raise GalleryError(f"gallery {location}: {_words(error)}; {remedy}") from error
+
+
+def _words(error: Exception) -> str:
+    details = getattr(error, "details", None)  # of gRPC
+    message = details() if callable(details) else getattr(error, "message", None)
+    return next(iter(str(message or error).splitlines()), type(error).__name__)

@@ -69,8 +69,11 @@ def start(folder: Path, *, create: bool) -> LiteServer:
             running.users += 1
             return running
         try:
-            from milvus_lite.adapter.grpc.server import start_server_in_thread
-            from milvus_lite.exceptions import DataDirLockedError
+            # Neither package is typed, or need be there.
+            from milvus_lite.adapter.grpc.server import (  # type: ignore[import-untyped, import-not-found]
+                start_server_in_thread,
+            )
+            from milvus_lite.exceptions import DataDirLockedError  # type: ignore[import-untyped, import-not-found]
         except ImportError as error:
             raise missing("milvus-lite", error) from error
         logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)  # what goes wrong is told by the caller

@@ -21,7 +21,7 @@ def not_promised(address: MilvusAddress, *, logs_in: bool) -> tuple[str, ...]:
     """What nobody should rely on in this gallery, in plain words."""
     if address.folder is not None:
         return _ALWAYS + _LITE
-    words = _ALWAYS + _SERVER
+    words: tuple[str, ...] = _ALWAYS + _SERVER
     parts = urlsplit(address.uri)
     if parts.scheme != "https" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
         words += (f"templates travel to {parts.hostname} in the clear: use an https:// address",)

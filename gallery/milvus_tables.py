@@ -123,8 +123,8 @@ def _make_people(client: Any, collection: str) -> None:
     schema.add_field("created", DataType.VARCHAR, max_length=LONGEST_TEXT)
     schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
     index = client.prepare_index_params()
-    index.add_index("unused", index_type="FLAT", metric_type="L2")
-    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+    index.add_index("unused", index_name="unused", index_type="FLAT", metric_type="L2")
+    _create(client, collection, schema, index)
 
 
 def _make_templates(client: Any, collection: str, dimension: int) -> None:
@@ -139,8 +139,14 @@ def _make_templates(client: Any, collection: str, dimension: int) -> None:
     schema.add_field("created", DataType.VARCHAR, max_length=LONGEST_TEXT)
     schema.add_field("photographs", DataType.INT64)
     index = client.prepare_index_params()
-    index.add_index("embedding", index_type="FLAT", metric_type="IP")  # exact; docs/milvus.md says when to change it
-    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+    # Exact; docs/milvus.md says when to change it.
+    index.add_index("embedding", index_name="embedding", index_type="FLAT", metric_type="IP")
+    _create(client, collection, schema, index)
+
+
+def _create(client: Any, collection: str, schema: Any, index: Any) -> None:
+    # Strong: every answer on the latest state. One shard: what is sent at once is one message, not one for each shard.
+    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong", num_shards=1)
 
 
 def _described(text: str, address: MilvusAddress) -> dict[str, object]:

@@ -191,11 +191,11 @@ class _Faces:
 
         return self._told(*strangers_in_photographs(folder, self._looking(), self._masked, self._output.progress))
 
-    def of_gallery(self, path: Path | None, key_file: Path | None) -> FaceSet:
+    def of_gallery(self, gallery: str | None, key_file: Path | None) -> FaceSet:
         from facekd.cli.gallery_access import open_with_pipeline
         from facekd.gallery.calibration_sources import people_of_gallery
 
-        opened, self._pipeline = open_with_pipeline(path, key_file)
+        opened, self._pipeline = open_with_pipeline(gallery, key_file)
         self._embedder = self._pipeline.embedder
         with opened:
             return people_of_gallery(opened)

@@ -8,6 +8,7 @@ import pytest
 
 from facekd.errors import ConfigError
 from facekd.gallery.location import MilvusAddress, parse_location
+from facekd.gallery.milvus_promises import not_promised
 
 
 @pytest.mark.parametrize("text", ["people.db", "/a/b.db", "milvus", "milvus.db", "./http", "C:\\people.db", "a#b?c.db"])
@@ -65,3 +66,18 @@ def test_what_is_meant_as_an_address_and_is_none(location, said):
     with pytest.raises(ConfigError, match=said) as error:
         parse_location(location)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "logs_in", "said", "not_said"),
+    [
+        ("milvus://db.example/people", False, {"db.example in the clear", "log in", "only one process"}, {"lite"}),
+        ("https://db.example/people", True, {"only one process"}, {"in the clear:", "log in", "lite"}),
+        ("http://127.0.0.1/people", True, {"only one process"}, {"in the clear:", "log in", "lite"}),
+        ("milvus-lite:people", False, {"lets one process in"}, {"in the clear:", "log in", "only one process"}),
+    ],
+)
+def test_what_is_not_promised_depends_on_the_address(text, logs_in, said, not_said):
+    words = " ".join(not_promised(parse_location(text), logs_in=logs_in))
+    assert {phrase for phrase in said | not_said if phrase in words} == said
+    assert "plain vectors" in words

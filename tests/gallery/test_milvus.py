@@ -92,6 +92,23 @@ def test_both_back_ends_decide_alike(open_gallery, in_milvus, unit, make_face, m
     assert outcomes == {"match", "nobody", "try-again"}  # the probes do tell the three apart
 
 
+def test_fused_templates_are_kept_counted_and_renewed_alike(open_gallery, in_milvus, unit, make_face):
+    policy = EnrolmentPolicy(fusion="beside")
+    faces = [make_face(unit(3 + n, near=unit(1), cosine=0.7)) for n in range(4)]
+    answers = []
+    for gallery in (open_gallery(policy=policy), in_milvus(policy=policy)):
+        gallery.enrol("Ada", faces[:2])
+        gallery.enrol("Ada", faces[2:])
+        told = [rounded(gallery.identify(unit(9, near=unit(1), cosine=0.8), fpir=0.01))]
+        gallery.remove_templates("Ada", [gallery.templates("Ada")[0].id])
+        told += [rounded(gallery.identify(unit(9, near=unit(1), cosine=0.8), fpir=0.01))]
+        told += [sorted((t.photographs, rounded(t.embedding.tolist())) for t in gallery.templates("Ada"))]
+        answers.append(told)
+    assert answers[1] == answers[0]
+    assert [photographs for photographs, _ in answers[0][2]] == [1, 1, 1, 3]
+    assert answers[0][0]["threshold"] > answers[0][1]["threshold"]  # eight photographs counted, then six
+
+
 def test_the_runner_up_is_found_behind_many_templates_of_one_person(in_milvus, unit):
     gallery = in_milvus(policy=EnrolmentPolicy(max_templates=100))
     probe = unit(1)

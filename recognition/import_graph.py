@@ -147,7 +147,7 @@ def _front(wanted: Preprocessing) -> tuple[list[onnx.NodeProto], list[onnx.Tenso
     nodes, constants, current = [], [], INPUT
     for kind, value in steps:
         name = f"facekd.{kind.lower()}"
-        attributes = {"axis": 1} if kind == "Gather" else {}
+        attributes: dict[str, Any] = {"axis": 1} if kind == "Gather" else {}
         nodes.append(helper.make_node(kind, [current, f"{name}.constant"], [name], **attributes))
         constants.append(numpy_helper.from_array(value, f"{name}.constant"))
         current = name

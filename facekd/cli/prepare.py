@@ -138,10 +138,14 @@ def _cut(
 def _store(folder: Path, teacher: str, output: Output) -> str:
     """Store a teacher's embeddings; returns its name in recipes."""
     from facekd.recognition.data.sources import read_folder
-    from facekd.recognition.data.stored_teacher import store_teacher
+    from facekd.recognition.data.stored_teacher import store_teacher, teacher_file
     from facekd.recognition.embedder import Embedder
 
     name = Path(teacher).stem if teacher.endswith(".onnx") else teacher
+    file = teacher_file(folder, name)
+    if name == teacher and file.exists() and not file.with_suffix(".json").exists():
+        output.say(f"{file} is taken as it is: nothing says which model made it")
+        return name
 
     def progress(blocks: Iterable[int]) -> Iterator[int]:
         return output.progress(blocks, "embedding")

@@ -93,6 +93,8 @@ def screen_folder(
         below = strangers_cosine(embeddings, labels, SUSPICIOUS_RATE, "--suspicious-below")
     screening = screen_labels(embeddings, labels, threshold_cosine=below)
     misfits = screening.suspicious & training
+    # One wrong name in a hundred makes pairs of strangers who are one person: enough to spoil a rate of one in 100,000.
+    settled = np.where(screening.suspicious, -1, labels)
     copies = _copies(embeddings, labels, training, settings.copy_above)
     unlabelled = np.flatnonzero(training & (labels < 0) & ~copies)
     screened = [str(name) for name in np.where(misfits, "", np.array([*identities], dtype=object))]
@@ -100,9 +102,9 @@ def screen_folder(
     if len(unlabelled):
         above = settings.group_above
         if above is None:
-            above = strangers_cosine(embeddings, labels, GROUP_RATE, "--group-above")
+            above = strangers_cosine(embeddings, settled, GROUP_RATE, "--group-above")
         # Everybody with a name, validation and test too: a person of theirs must not become one of training.
-        known = person_medians(embeddings, labels)[1]
+        known = person_medians(embeddings, settled)[1]
         groups = group_people(embeddings[unlabelled], threshold_cosine=above, min_crops=settings.min_crops, known=known)
         for crop, group in zip(unlabelled.tolist(), groups.tolist(), strict=True):
             if group >= 0:

@@ -135,3 +135,17 @@ def test_thresholds_come_from_how_alike_strangers_are() -> None:
     assert (cosines >= found).mean() == pytest.approx(1e-3, rel=0.02)
     with pytest.raises(ConfigError, match="--x COSINE"):
         strangers_cosine(embeddings[:40], labels[:40], 1e-3, "--x")
+
+
+def test_wrong_names_hardly_move_the_thresholds(tmp_path: Path) -> None:
+    embeddings = np.stack([someone(person, number) for person in range(250) for number in range(6)])
+    embeddings = np.concatenate([embeddings, [someone(999, 0)]])
+    names = np.array([f"p{person}" for person in range(250) for _ in range(6)] + [""])
+    training = np.ones(len(names), np.bool_)
+    clean = screen_folder(tmp_path, names.tolist(), training, embeddings)
+    wrong = np.arange(0, 1500, 60)
+    names[wrong] = names[(wrong + 6) % 1500]
+    spoilt = screen_folder(tmp_path, names.tolist(), training, embeddings)
+    assert (clean.misfits, spoilt.misfits) == (0, len(wrong))
+    assert spoilt.group_above == pytest.approx(clean.group_above, abs=0.05)
+    assert clean.group_above < 0.7  # what two crops of one person exceed

@@ -115,6 +115,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["teacher"] == "fake-embedder"
     assert found["screening"]["copies"] >= 15  # brighter copies of one pattern
     assert (folder / "screening.csv").is_file()
+    (folder / "teacher_fake-embedder.npy").rename(folder / "teacher_sface.npy")
+    (folder / "teacher_fake-embedder.json").unlink()
+    assert cli.run(["prepare", str(folder), "--teacher", "sface", *options]) == 0  # no model of that name: its answers
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["screening"] == found["screening"]
+    assert "nothing says which model" in captured.err
+    assert cli.run(["prepare", str(folder), "--teacher", "nobody"]) == 2
     assert cli.run(["prepare", str(folder)]) == 2
     assert cli.run(["prepare", str(folder), "--screen"]) == 2
     assert cli.run(["prepare", str(folder), "--teacher", "fake-embedder", "--screen"]) == 2

@@ -222,7 +222,7 @@ def test_detection_in_training_finds_what_the_codes_say(data: Path) -> None:
     assert detection_figures([label], [found])["ap"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-teacher"])
+@pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-student", "detector-teacher"])
 def test_the_packaged_recipes_are_valid_and_prepare_pixels_like_the_shipped_model(name: str) -> None:
     path = find_recipe(name)
     recipe = parse_recipe(Recipe, read_toml(path), path)

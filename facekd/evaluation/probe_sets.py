@@ -145,9 +145,9 @@ def bootstrap_rates(
     """Intervals of the false-match rate at fixed thresholds, by a bootstrap over people (see `bootstrap`).
 
     Few pairs of people make most false matches, so the rate is skewed, and plain percentiles of the replicates end too
-    low: with half of `val` to calibrate on they were passed by the other half in 19 to 26 % of the draws, where two
-    samples alike allow 8 %. The percentiles are therefore corrected for bias and skewness (BCa, Efron 1987, "Better
-    bootstrap confidence intervals"; acceleration by a jackknife over people), which came to 11 to 14 %.
+    low: with half of `val` to calibrate on, the other half passed them in 18 % of the draws, where two samples alike
+    allow 8 %. The percentiles are therefore corrected for bias and skewness (BCa, Efron 1987, "Better bootstrap
+    confidence intervals"; acceleration by a jackknife over people), which came to 5 % (a test repeats it).
     People with a name and strangers are drawn apart, since their numbers were chosen and not found.
 
     Args:

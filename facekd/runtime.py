@@ -44,6 +44,11 @@ def set_default_threads(threads: int) -> None:
     cv2.setNumThreads(threads if threads else -1)
 
 
+def default_threads() -> int:
+    """What :func:`set_default_threads` was told, for libraries that take a number of threads of their own."""
+    return _default_threads
+
+
 class Session:
     """A network ready to run: a thin wrapper over an ONNX Runtime session on the CPU.
 

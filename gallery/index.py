@@ -47,7 +47,7 @@ class FlatIndex:
             self._index.add_with_ids(templates, ids)
 
     def remove(self, ids: Ids) -> None:
-        """See :class:`Index`. FAISS moves what lies behind: milliseconds below 100 thousand templates."""
+        """See :class:`Index`. FAISS moves what lies behind: a few milliseconds in galleries searched so."""
         if len(ids):
             self._index.remove_ids(faiss.IDSelectorBatch(np.ascontiguousarray(ids, np.int64)))
 
@@ -84,6 +84,12 @@ class ReferenceIndex:
         scores[:, : len(matrix)] = probes @ matrix.T
         scores, ids = in_order(scores, np.tile(ids, (len(probes), 1)))
         return scores[:, :count], ids[:, :count]
+
+
+def use_threads(threads: int) -> None:
+    """Processor threads that share the probes of every search from now on; 0 leaves that to FAISS."""
+    if threads:
+        faiss.omp_set_num_threads(threads)
 
 
 def in_order(scores: npt.NDArray[np.float32], ids: Ids) -> tuple[npt.NDArray[np.float32], Ids]:

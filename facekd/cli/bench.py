@@ -130,6 +130,33 @@ def gallery(
         output.result({"galleries": [asdict(entry) for entry in times], "threads": threads}, text=_gallery_table(times))
 
 
+@bench.command(epilog="Example: `facekd bench indexes --size 100000`")
+def indexes(
+    size: Annotated[int, typer.Option("--size", min=20_000, metavar="N", help="Number of templates.")] = 100_000,
+    probes: Annotated[
+        int, typer.Option("--probes", min=1, metavar="N", help="Mated ones, and as many strangers.")
+    ] = 500,
+    shortlist: Annotated[
+        int, typer.Option("--shortlist", min=1, metavar="N", help="Templates that each way may name.")
+    ] = 64,
+    json: JsonOption = False,
+) -> None:
+    """Ways to search a large gallery side by side, one thread: where the choice of `bench gallery` comes from."""
+    with Output(json=json) as output:
+        import faiss
+
+        from facekd.bench.indexes import compare_indexes
+
+        faiss.omp_set_num_threads(1)
+        rows, axes = compare_indexes(size, probes, shortlist, output.progress)
+        table = Table("what is looked at", "bytes each", "ms a probe", "found: mated", "strangers")
+        for row in rows:
+            figures = (f"{row.bytes_each:.0f}", f"{row.ms:.2f}", f"{row.found_mated:.4f}", f"{row.found_strangers:.4f}")
+            table.add_row(row.name, *figures)
+        answer = {"indexes": [asdict(row) for row in rows], "templates": size, "probes": probes, "axes": axes}
+        output.result({**answer, "shortlist": shortlist}, text=table)
+
+
 @bench.command(epilog="Example: `facekd bench mask mask/ --model teacher=teacher.onnx --model distilled=mask`")
 def mask(
     folder: Annotated[

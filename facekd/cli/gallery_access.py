@@ -119,9 +119,11 @@ def open_with_pipeline(
         GalleryError: the gallery is of a model that is not in the zoo.
     """
     from facekd.gallery import Gallery
-    from facekd.gallery.gallery import DIMENSION
+    from facekd.gallery.index import use_threads
     from facekd.gallery.records import NoGallery
     from facekd.pipeline import FacePipeline
+    from facekd.recognition.embedder import Embedder
+    from facekd.runtime import default_threads
     from facekd.zoo import find_model, load_manifest
 
     location, key = gallery_location(gallery), key_source(key_file)
@@ -137,7 +139,9 @@ def open_with_pipeline(
         # Of no model that we have: opening it below says so.
         chosen = made_by[0] if made_by else record
     except NoGallery:
-        chosen, dimension = record, DIMENSION
+        chosen, dimension = record, 0
+    embedder = Embedder(chosen)
+    use_threads(default_threads())
     opened = Gallery.open(
         location,
         contract=chosen.contract,
@@ -145,13 +149,9 @@ def open_with_pipeline(
         key=key,
         calibration=load_calibration(calibration),
         policy=policy,
-        dimension=dimension,
+        dimension=dimension or embedder.dimension,
     )
-    if chosen.contract == record.contract:
-        return opened, FacePipeline()
-    from facekd.recognition.embedder import Embedder
-
-    return opened, FacePipeline(embedder=Embedder(chosen))
+    return opened, FacePipeline(embedder=embedder)
 
 
 def load_calibration(path: Path | None) -> Calibration | None:

@@ -10,6 +10,7 @@ import pytest
 
 from facekd import cli
 from facekd.bench.gallery import bench_gallery, memory_bandwidth, resident_bytes
+from facekd.bench.indexes import compare_indexes
 from facekd.bench.synthetic_people import synthetic_people
 
 
@@ -43,6 +44,22 @@ def test_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())  # nothing is left behind
     with pytest.raises(ValueError, match="fewer than 200"):
         bench_gallery([100])
+
+
+def test_ways_to_search_are_judged_by_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.bench.indexes.SAMPLE", 2000)
+    monkeypatch.setattr("facekd.bench.indexes.LISTS", 16)
+    monkeypatch.setattr("facekd.bench.indexes.LISTS_LOOKED_INTO", (1, 16))
+    rows, axes = compare_indexes(20_000, probes=20)
+    assert (rows[0].name, rows[0].found_mated, rows[0].found_strangers) == ("all, float32", 1.0, 1.0)
+    assert rows[0].bytes_each == pytest.approx(2048, rel=0.01)
+    (used,) = [row for row in rows if "(used)" in row.name]
+    assert used.bytes_each == pytest.approx(axes, rel=0.05)
+    assert used.found_mated == 1.0
+    one, all_lists = rows[-2:]
+    assert one.found_strangers < all_lists.found_strangers  # who looks into fewer lists misses more
+    with pytest.raises(ValueError, match="20000"):
+        compare_indexes(1000)
 
 
 def test_memory_is_measured() -> None:

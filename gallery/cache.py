@@ -29,7 +29,9 @@ from facekd.gallery.sealing import Sealer
 
 FORMAT = "facekd index 2"
 HEADER_BYTES = 512
-PIECE_ROWS = 16_384
+PIECE_ROWS = 4096
+"""Half a megabyte of codes: what one removal reads and writes."""
+
 GAP = 0
 """In place of the id of an erased row."""
 
@@ -131,6 +133,11 @@ def save(gallery: Path, identity: str, content: Cached, sealer: Sealer) -> bool:
 
 def load(gallery: Path, identity: str, sealer: Sealer) -> Cached | None:
     """The cached index without what was erased; None where there is none of any use."""
+    # Twice, since another process may erase from it at this very moment: half of that does not open.
+    return _load(gallery, identity, sealer) or _load(gallery, identity, sealer)
+
+
+def _load(gallery: Path, identity: str, sealer: Sealer) -> Cached | None:
     try:
         with cache_path(gallery).open("rb") as file:
             header = _Header.read(file, identity)
@@ -139,9 +146,8 @@ def load(gallery: Path, identity: str, sealer: Sealer) -> Cached | None:
             coding, _ = _unpacked(sealer.unseal(file.read(header.head), header.place("head")))
             ids, codes = np.empty(header.rows, np.int64), np.empty((header.rows, header.width), np.uint8)
             for piece in range(header.pieces):
-                start = piece * PIECE_ROWS
-                found, found_codes = _read_piece(file, header, piece, sealer)
-                ids[start : start + len(found)], codes[start : start + len(found)] = found, found_codes
+                rows = slice(piece * PIECE_ROWS, (piece + 1) * PIECE_ROWS)
+                ids[rows], codes[rows] = _read_piece(file, header, piece, sealer)
     except (OSError, ValueError, KeyError, GalleryError, MemoryError):
         return None
     if (ids == GAP).any():

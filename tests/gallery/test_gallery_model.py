@@ -164,6 +164,8 @@ class LargeGalleryModel(EncryptedGalleryModel):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("facekd.gallery.live.FLAT_UP_TO", 4)
+        self.patch.setattr("facekd.gallery.live.SAVE_AFTER", 3)
+        self.patch.setattr("facekd.gallery.cache.PIECE_ROWS", 3)
 
     def teardown(self) -> None:
         super().teardown()

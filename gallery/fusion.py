@@ -68,10 +68,10 @@ def planned(
             return [], list(new)
         chosen = {id(part) for part in parts}
         return [], [fuse(parts), *(template for template in new if id(template) not in chosen)]
-    singles = [template for template in own if template.photographs == 1]
     replaced = [template.id for template in own if parts_of(template, own)]
-    parts = _fusible([*singles, *new])
-    return replaced, [*new, *([fuse(parts)] if len(parts) > 1 else [])]
+    everything: list[NewTemplate | StoredTemplate] = [*own, *new]
+    whole = _fusible(everything)
+    return replaced, [*new, *([fuse(whole)] if len(whole) > 1 else [])]
 
 
 def without(own: Sequence[StoredTemplate], removed: set[int]) -> tuple[list[int], list[NewTemplate]]:

@@ -29,6 +29,7 @@ _REMEDIES = {
 }
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _LATER = _BUSY | {sqlite3.SQLITE_FULL}
 
 
@@ -53,6 +54,12 @@ def is_busy(error: GalleryError) -> bool:
     """Whether another process's change was in the way."""
     code = getattr(error.__cause__, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _BUSY
+
+
+def is_damage(error: GalleryError) -> bool:
+    """Whether the file's contents are at fault, and not a lock, a disk or a permission."""
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
 
 
 class Connection:

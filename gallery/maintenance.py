@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery import cache
 from facekd.gallery.backend import TemplateStore
-from facekd.gallery.connection import Connection, explained
+from facekd.gallery.connection import Connection, explained, is_damage
 from facekd.gallery.fusion import fused_embedding, parts_of
 from facekd.gallery.gallery import Gallery
-from facekd.gallery.records import UNIT_TOLERANCE, Health, Templates, check_templates
+from facekd.gallery.records import UNIT_TOLERANCE, Health, NoGallery, Templates, check_templates
 from facekd.gallery.sealing import KeySource
 
 REEMBED_BATCH = 64
@@ -93,7 +93,8 @@ def backup(gallery: Gallery, path: str | os.PathLike[str]) -> int:
         with explained(store.path), store.reading(), closing(sqlite3.connect(partial)) as copy:
             store.connection.sqlite.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a WAL beside it
-        _settle(partial, target)
+        with _writing_to(target):
+            _settle(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -121,7 +122,8 @@ def restore(
         raise ConfigError(f"there is no backup at {source}: check the path")
     partial = _private_part(target)
     try:
-        shutil.copyfile(source, partial)
+        with _writing_to(target):
+            shutil.copyfile(source, partial)
         with Gallery.open(partial, key=key) as copy:
             health = check(copy)
             if health.problems:
@@ -133,13 +135,14 @@ def restore(
                 store.note_reload()
                 store.log(copy.now(), "restore", {"templates": health.templates})
             store.connection.erase_leftovers(vacuum=False)
-        # Before the file: killed in between, the restored gallery must not find an index of the one that it replaced.
-        cache.drop(target)
-        if not _overwrite(partial, target):
-            for suffix in ("-wal", "-shm"):
-                target.with_name(target.name + suffix).unlink(missing_ok=True)
-            _settle(partial, target)
-        cache.drop(target)
+        with _writing_to(target):
+            # Before the file: killed in between, the restored gallery must not find an index of what it replaced.
+            cache.drop(target)
+            if not _overwrite(partial, target):
+                for suffix in ("-wal", "-shm"):
+                    target.with_name(target.name + suffix).unlink(missing_ok=True)
+                _settle(partial, target)
+            cache.drop(target)
     finally:
         for suffix in ("", "-wal", "-shm", ".index"):
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
@@ -216,6 +219,18 @@ def reembed(
     return len(owners) + len(fused)
 
 
+@contextmanager
+def _writing_to(target: Path) -> Iterator[None]:
+    """Say what a full disk or a missing permission means."""
+    try:
+        yield
+    except OSError as error:
+        raise GalleryError(
+            f"{target} cannot be written: {error.strerror or error}; what was there is unchanged: make room, or check "
+            "permissions, and try again"
+        ) from error
+
+
 def _private_part(target: Path) -> Path:
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -233,20 +248,44 @@ def _settle(partial: Path, target: Path) -> None:
 
 
 def _journal_end(target: Path) -> int:
-    try:
-        with closing(Connection(target, create=False, timeout_s=10.0)) as connection, connection.reading() as sqlite:
+    with _readable(target) as connection:
+        if connection is None:
+            return 0
+        with connection.reading() as sqlite:
             row = sqlite.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
             return int(row[0]) if row else 0
-    except GalleryError:
-        return 0
 
 
 def _overwrite(partial: Path, target: Path) -> bool:
     """Copy over a readable gallery in one transaction; False where there is none."""
+    with _readable(target) as connection:
+        if connection is None:
+            return False
+        with explained(target), closing(sqlite3.connect(partial)) as source:
+            source.backup(connection.sqlite)
+        return True
+
+
+@contextmanager
+def _readable(target: Path) -> Iterator[Connection | None]:
+    """A gallery's connection; None where there is no gallery, or a damaged one.
+
+    Raises:
+        GalleryError: it is there and cannot be opened now: what others may be using must not be replaced as a file.
+    """
+    connection = None
     try:
         connection = Connection(target, create=False, timeout_s=10.0)
-    except GalleryError:
-        return False
-    with closing(connection), explained(target), closing(sqlite3.connect(partial)) as source:
-        source.backup(connection.sqlite)
-        return True
+        with connection.reading() as sqlite:
+            sqlite.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
+    except GalleryError as error:
+        if connection is not None:
+            connection.close()
+        if not (isinstance(error, NoGallery) or is_damage(error)):
+            raise
+        connection = None
+    try:
+        yield connection
+    finally:
+        if connection is not None:
+            connection.close()

@@ -154,6 +154,18 @@ def test_a_damaged_gallery_is_replaced(gallery, open_gallery, unit, tmp_path):
     assert open_gallery(tmp_path / "elsewhere.db").identify(unit(1)).person == "Ada"
 
 
+def test_what_cannot_be_opened_now_is_not_replaced(gallery, tmp_path):
+    backup(gallery, tmp_path / "backup.db")
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE accounts (owner TEXT)")
+    other.close()
+    before = (tmp_path / "other.db").read_bytes()
+    with pytest.raises(GalleryError, match="another program"):
+        restore(tmp_path / "backup.db", tmp_path / "other.db")
+    assert (tmp_path / "other.db").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if ".part" in path.name] == []
+
+
 def test_a_damaged_backup_replaces_nothing(gallery, unit, tmp_path):
     backup(gallery, tmp_path / "backup.db")
     content = bytearray((tmp_path / "backup.db").read_bytes())

@@ -16,6 +16,7 @@ from facekd.distill.settings import Term
 from facekd.distill.stages import EmbedderStage, open_stage
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml
 from facekd.errors import ConfigError
+from facekd.recognition import train
 
 RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
 
@@ -49,14 +50,16 @@ def recipe() -> Comparison:
     return parse_recipe(Comparison, read_toml(path), path)
 
 
+SMALL = [
+    "data.batch=8",
+    "network.dimension=16",
+    "network.options={ widths = [16, 16, 16, 16], blocks = [0, 1, 1, 1] }",
+]
+
+
 @pytest.fixture(scope="module")
 def stage(faces: Path, recipe: Comparison) -> EmbedderStage:
-    small = [
-        "data.batch=8",
-        "network.dimension=16",
-        "network.options={ widths = [16, 16, 16, 16], blocks = [0, 1, 1, 1] }",
-    ]
-    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, *small])
+    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, *SMALL])
     table["data"]["folders"] = [str(faces)]
     opened = open_stage(table, RECIPES)
     assert isinstance(opened, EmbedderStage)
@@ -81,6 +84,20 @@ def test_alone_learns_from_labels_and_every_method_from_the_stored_answers(stage
         assert gradient.any(), entry.name
     centres = stage.centres()
     assert centres.shape == (4, 12)
+
+
+def test_the_shipped_embedders_recipe_learns_its_terms_from_the_file_beside_the_crops(faces: Path) -> None:
+    path = find_recipe("embedder-dense")
+    table = read_toml(path, SMALL)
+    table["data"]["folders"] = [str(faces)]
+    task = train.build_task(parse_recipe(train.Recipe, table, path))
+    batch = task.batch(0)
+    stored = np.load(faces / "teacher_sface.npy")[:20].astype(np.float32)  # the rows of split train
+    given = batch["answers/sface/output"].numpy()
+    assert all(np.isclose(stored, row, atol=1e-3).all(axis=1).any() for row in given)
+    assert set(task.losses(batch, 0, 0.9)) == {"margin", "distill/cosine", "distill/similarity"}
+    assert task.distiller.adapters[0][0].map.weight.shape == (12, 16)
+    assert not list(task.distiller.adapters[1].parameters())  # similarity looks at the embedding itself
 
 
 def test_the_judge_gives_true_accept_rates_of_the_test_people(stage, recipe, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from facekd.gallery.schema import APPLICATION_ID, PAGE_SIZE, current_version, mi
 
 RESTORE = "restore a backup with `facekd gallery restore`, or move the file away and enrol anew"
 
+EMPTYING_MS = 1000
+"""How long a removal waits for readers of an older state, until it says that not everything is erased yet."""
+
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing to it: try again, or raise timeout_s",
     sqlite3.SQLITE_LOCKED: "another process is writing to it: try again, or raise timeout_s",
@@ -181,14 +184,19 @@ class Connection:
             ``vacuum`` is False: to be tried again later. Nothing is lost then, since the change itself is done.
         """
         with self._lock, explained(self.path):
+            (patience_ms,) = self.sqlite.execute("PRAGMA busy_timeout").fetchone()
             try:
                 if vacuum:
                     self.sqlite.execute("VACUUM")
+                # While it waits for readers to leave the WAL it keeps every writer out.
+                self.sqlite.execute(f"PRAGMA busy_timeout = {min(patience_ms, EMPTYING_MS)}")
                 busy, _, _ = self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _LATER:
                     raise
                 return False
+            finally:
+                self.sqlite.execute(f"PRAGMA busy_timeout = {patience_ms}")
             return vacuum and not busy
 
     def close(self) -> None:

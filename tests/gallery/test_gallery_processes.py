@@ -122,7 +122,8 @@ def test_two_writers_and_a_reader(tmp_path):
     got = [results.get(timeout=SECONDS + 60) for _ in processes]
     for process in processes:
         process.join()
-    assert [text for kind, text in got if kind == "error"] == []
+    errors = [text for kind, text in got if kind == "error"]
+    assert not errors, "\n".join(errors)
     kept = dict(entry for kind, entries in got if kind == "kept" for entry in entries)
     assert len(kept) > 4
     assert next(count for kind, count in got if kind == "answers") > 0

@@ -98,7 +98,7 @@ def _ways(axes: int) -> list[tuple[str, bool, Callable[[], Any]]]:
     product, quantiser = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
 
     def lists() -> Any:
-        centres = faiss.IndexFlatIP(axes)
+        centres: Any = faiss.IndexFlatIP(axes)
         index = faiss.IndexIVFScalarQuantizer(centres, axes, LISTS, quantiser.QT_8bit, product, False)
         index.own_fields = True
         centres.this.disown()

@@ -270,7 +270,7 @@ def test_mask_head_learns_three_patterns(tmp_path: Path) -> None:
         mask_train.Recipe,
         {
             "kind": "mask",
-            "training": {"steps": 30, "learning_rate": 5e-3, "validate_every": 30, "threads": 1, "ema_decay": 0.8},
+            "training": {"steps": 60, "learning_rate": 5e-3, "validate_every": 60, "threads": 1, "ema_decay": 0.8},
             "network": {"widths": [16, 16, 16], "dropout": 0.0},
             "data": {"batch": 12, "shares": [0.33, 0.33, 0.33]},
         },

@@ -23,7 +23,7 @@ from facekd.detection.anchors import anchors
 from facekd.detection.network import RetinaFace
 from facekd.distill.compare import Comparison, make_task
 from facekd.distill.methods import METHODS, method_options
-from facekd.distill.opening import distil
+from facekd.distill.opening import build_network, distil
 from facekd.distill.settings import DistillSettings
 from facekd.distill.stages import MaskStage
 from facekd.distill.teachers import TorchTeacher
@@ -141,7 +141,8 @@ def test_every_method_of_the_packaged_mask_comparison_teaches(masks: Path) -> No
     table["data"]["folders"] = [str(masks)]
     stage = MaskStage(table, path)
     torch.manual_seed(0)
-    teachers = {"large": TorchTeacher(MASK_NETWORKS["resnet"](widths=(16, 16, 24, 24), blocks=(1, 1, 1, 1)))}
+    large = recipe.teachers["large"]
+    teachers = {"large": TorchTeacher(build_network(MASK_NETWORKS, large.architecture, large.options))}
     for entry in recipe.methods:
         task = make_task(recipe, entry, stage, teachers, 0)
         terms = task.losses(task.batch(1), 1, 0.35)

@@ -12,6 +12,7 @@ from facekd.distill.settings import DistillSettings
 from facekd.engine.settings import Fraction, Section, TrainingSettings
 from facekd.recognition.backbones import BACKBONES
 from facekd.recognition.data.augment import Augmentation
+from facekd.recognition.data.sources import VAL_SHARE
 from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
 
@@ -45,6 +46,8 @@ class DataSettings(Section):
     Attributes:
         folders: folders as ``facekd prepare`` writes them, read as one set. Beside them, for training only:
             ``train.rec`` with ``train.idx``, WebDataset tars, or one folder of aligned crops a person.
+        val_share: share of the people who are held out to choose the best weights by, where no folder has a ``val``
+            split.
         labelled_share: least share of a batch that has identities; 0 draws all crops alike.
         crops_per_person: draw that share person by person, so many crops of each, all people alike; 0 draws crops.
         batch: crops in a batch at the last size; smaller sizes use the same number.
@@ -54,6 +57,7 @@ class DataSettings(Section):
     """
 
     folders: tuple[Path, ...] = ()
+    val_share: Fraction = VAL_SHARE
     labelled_share: Fraction = 0.4
     crops_per_person: int = Field(default=0, ge=0)
     batch: int = Field(default=64, ge=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -28,8 +27,8 @@ from facekd.recognition.backbones import BACKBONES
 from facekd.recognition.data.augment import augment
 from facekd.recognition.data.balanced import BalancedSampler
 from facekd.recognition.data.encoded import Crops
-from facekd.recognition.data.shards import TABLE, FaceSet, read_faces
-from facekd.recognition.data.sources import read_training
+from facekd.recognition.data.shards import FaceSet
+from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.embedder_recipe import Recipe
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC, average_gradients, rank_and_ranks
@@ -292,16 +291,7 @@ def with_teachers(base: EmbedderTask, train: FaceSet) -> Task:
 def build_task(recipe: Recipe) -> Task:
     """Read the data that a recipe names and make its task."""
     teacher = stored_name(recipe.distill)
-    train = read_training(recipe.data.folders, teacher=teacher if teacher in asked(recipe.distill) else None)
-    folders = [folder for folder in recipe.data.folders if _has_split(folder, "val")]
-    if not folders:
-        raise ConfigError("None of the data folders has a val split: it is what the best weights are chosen by")
-    return with_teachers(EmbedderTask(recipe, train, read_faces(folders, "val", labelled_only=True)), train)
-
-
-def _has_split(folder: Path, split: str) -> bool:
-    table = folder / TABLE
-    if not table.is_file():
-        return False
-    with table.open(newline="", encoding="utf-8") as rows:
-        return any(row.get("split") == split for row in csv.DictReader(rows))
+    used = teacher if teacher in asked(recipe.distill) else None
+    folders, share = recipe.data.folders, recipe.data.val_share
+    train = read_training(folders, teacher=used, val_share=share)
+    return with_teachers(EmbedderTask(recipe, train, read_validation(folders, val_share=share)), train)

@@ -100,6 +100,22 @@ def test_the_shipped_embedders_recipe_learns_its_terms_from_the_file_beside_the_
     assert not list(task.distiller.adapters[1].parameters())  # similarity looks at the embedding itself
 
 
+def test_people_are_held_out_where_no_folder_has_a_val_split(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "people"
+    with zipfile.ZipFile(faces / "crops.zip") as archive:
+        for number in range(20):
+            if number % 5 < 4:
+                person = folder / f"person-{number % 5}"
+                person.mkdir(parents=True, exist_ok=True)
+                (person / f"{number}.png").write_bytes(archive.read(f"train-{number}.png"))
+    table = read_toml(find_recipe("embedder-dense"), [*SMALL, "distill.terms=[]", "data.val_share=0.6"])
+    table["data"]["folders"] = [str(folder)]
+    task = train.build_task(parse_recipe(train.Recipe, table))
+    trained = task.module["head"].weight.shape[0]
+    assert 2 <= trained < 4
+    assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
+
+
 def test_the_judge_gives_true_accept_rates_of_the_test_people(stage, recipe, tmp_path: Path) -> None:
     task = make_task(recipe, recipe.methods[0], stage, stage.teachers(), 0)
     task.export(task.student, tmp_path / "student.onnx")

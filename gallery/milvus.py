@@ -67,6 +67,7 @@ class MilvusStore:
     """People and templates in two collections (see :class:`facekd.gallery.backend.TemplateStore`).
 
     Attributes:
+        address: where it lies.
         contract: id of the embedder whose templates these are.
         dimension: length of a template.
         not_promised: what a file's gallery promises and this one does not.
@@ -86,7 +87,7 @@ class MilvusStore:
         exact: bool,
         timeout_s: float,
     ) -> None:
-        self._address = address
+        self.address = address
         self._client: Any = client
         self._lite = lite
         self._process = os.getpid()
@@ -162,7 +163,7 @@ class MilvusStore:
     @property
     def location(self) -> str:
         """The gallery's address."""
-        return str(self._address)
+        return str(self.address)
 
     @property
     def client(self) -> Any:
@@ -172,9 +173,9 @@ class MilvusStore:
             GalleryError: it was closed, or opened by another process.
         """
         if self._client is None:
-            raise GalleryError(f"gallery {self._address} was closed: open it again")
+            raise GalleryError(f"gallery {self.address} was closed: open it again")
         if os.getpid() != self._process:
-            raise GalleryError(f"gallery {self._address} was opened before this process was forked: open it again here")
+            raise GalleryError(f"gallery {self.address} was opened before this process was forked: open it again here")
         return self._client
 
     # -- views and changes --------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class MilvusStore:
     def reading(self) -> Iterator[None]:
         """One view. Every question sees the latest state; several questions may see several."""
         turn: AbstractContextManager[object] = nullcontext() if self._lite is None else self._lock
-        with turn, explained(self._address, "try again; if that does not help, see that the server is well"):
+        with turn, explained(self.address, "try again; if that does not help, see that the server is well"):
             yield
 
     @contextmanager
@@ -195,11 +196,11 @@ class MilvusStore:
                 return
             self._change = change = _Change()
             try:
-                with explained(self._address, "nothing was changed"):
+                with explained(self.address, "nothing was changed"):
                     yield
             finally:
                 self._change = None
-            with explained(self._address, "the change may be done in part: repeat it"):
+            with explained(self.address, "the change may be done in part: repeat it"):
                 self._send(change)
 
     def _send(self, change: _Change) -> None:
@@ -241,7 +242,7 @@ class MilvusStore:
         rows = self._query(self._people, f'key == "{milvus_tables.name_key(name)}"', ["number", "name", "created"])
         if len(rows) > 1:
             raise GalleryError(
-                f"{len(rows)} people of gallery {self._address} are named {name!r}, since two processes enrolled at "
+                f"{len(rows)} people of gallery {self.address} are named {name!r}, since two processes enrolled at "
                 "once: remove both by `facekd people remove` and enrol again"
             )
         if not rows:
@@ -288,9 +289,7 @@ class MilvusStore:
             ConfigError: crops are to be kept, which they are not in Milvus.
         """
         if any(template.crop is not None for template in templates):
-            raise ConfigError(
-                f"gallery {self._address} keeps no crops, which only files do: enrol without --keep-crops"
-            )
+            raise ConfigError(f"gallery {self.address} keeps no crops, which only files do: enrol without --keep-crops")
         ids = self._numbers(len(templates))
         rows = [
             {
@@ -377,7 +376,7 @@ class MilvusStore:
             GalleryError: an audit log's head is to be checked, and there is no audit log.
         """
         if audit_head is not None:
-            raise GalleryError(f"gallery {self._address} has no audit log: those of files have one")
+            raise GalleryError(f"gallery {self.address} has no audit log: those of files have one")
         with self.reading():
             people = self.people()
             known = {person.number for person in people}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -27,7 +28,8 @@ class Cost:
         parameters: numbers that are learnt; statistics of BatchNorm are not counted.
         multiply_adds: of convolutions and linear layers, for one picture.
         file_bytes: size of the file on disk, not computed from the parameters.
-        time: of one picture, measured in turns with the others of the table.
+        time: of one picture, measured in turns with the others of the table: processor time for one thread, so that
+            what else the machine does counts neither for nor against a network; for several threads by the clock.
         peak_mib: peak resident memory of a process that runs the file on one picture, beyond one that runs nothing.
     """
 
@@ -50,7 +52,7 @@ def measure_costs(
     Args:
         files: by name.
         picture: (1, C, H, W) float32 input of each.
-        rounds: of the clock.
+        rounds: the times are medians over so many.
         threads: of ONNX Runtime.
         progress: shows how far it is.
 
@@ -63,6 +65,7 @@ def measure_costs(
         {name: (lambda s=session: s.run({s.inputs[0]: picture})) for name, session in sessions.items()},  # type: ignore[misc]
         rounds,
         progress=progress,
+        clock=time.process_time if threads == 1 else time.perf_counter,
     )
     nothing = _peak_kib(None, picture.shape, threads)
     return {

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -282,7 +282,7 @@ def _state(runs: Sequence[Run]) -> str:
     text = f"{len(seconds)} of {len(runs)} finished"
     if not seconds:
         return text
-    return f"{text}, about {mean(seconds) * (len(runs) - len(seconds)) / 60:.0f} min left for one process"
+    return f"{text}, about {median(seconds) * (len(runs) - len(seconds)) / 60:.0f} min left for one process"
 
 
 def _judge_teacher(stage: Stage, path: Path, kept: Path, common: Mapping[str, Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ class Row:
         seeds: that are finished, in the order of the recipe.
         figures: for each figure of the judge, which looks at `test`, one value a seed.
         chosen: the score on `val` by which each run's weights were chosen among its validations, one a seed.
-        seconds: that each run took, on whatever else the machine did.
+        seconds: that each run took beside whatever else the machine did; of a resumed run its last part.
         weights: the exported student of each seed.
     """
 

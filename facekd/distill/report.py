@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from facekd.bench.costs import Cost
@@ -71,7 +71,7 @@ def as_markdown(outcome: Outcome, costs: Mapping[str, Cost], command: str = "") 
         lines.append(f"| {_label(outcome, row, row.name)} | {_cells(row)} | {difference} | {word} |")
     runs = [second for row in (outcome.alone, *outcome.rows) for second in row.seconds]
     if runs:
-        lines += ["", _explanation(outcome, mean(runs))]
+        lines += ["", _explanation(outcome, median(runs))]
     unfinished = [name for name, seeds in outcome.missing.items() if seeds == outcome.seeds]
     if unfinished:
         lines += ["", f"Not finished: {', '.join(unfinished)}."]

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from facekd.bench import costs
 from facekd.bench.costs import count_graph, measure_costs
 from facekd.bench.mask import find_mask_head
 from facekd.cli import run
@@ -92,12 +93,21 @@ def test_memory_is_that_of_the_model_however_large_this_process_is(tmp_path: Pat
     wide = nn.Sequential(nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(768, 8192), nn.Linear(8192, 3))
     narrow = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     files = {name: write(net, tmp_path / f"{name}.onnx") for name, net in (("wide", wide), ("narrow", narrow))}
-    costs = measure_costs(files, PICTURE, rounds=3)
-    assert costs["wide"].peak_mib > 24 + costs["narrow"].peak_mib  # 24 MiB of weights
-    assert costs["narrow"].peak_mib < 24
-    assert costs["wide"].file_bytes == files["wide"].stat().st_size
-    assert costs["narrow"].time.median_ms < costs["wide"].time.median_ms
+    found = measure_costs(files, PICTURE, rounds=3)
+    assert found["wide"].peak_mib > 24 + found["narrow"].peak_mib  # 24 MiB of weights
+    assert found["narrow"].peak_mib < 24
+    assert found["wide"].file_bytes == files["wide"].stat().st_size
+    assert found["narrow"].time.median_ms < found["wide"].time.median_ms
     assert ballast.size
+
+
+def test_time_is_the_processors_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr(costs.time, "process_time", lambda: next(ticks) / 1000)
+    monkeypatch.setattr(costs, "_peak_kib", lambda *_: 0)
+    path = write(ByColour(), tmp_path / "m.onnx")
+    assert measure_costs({"m": path}, PICTURE, rounds=2)["m"].time.median_ms == pytest.approx(1)
+    assert measure_costs({"m": path}, PICTURE, rounds=2, threads=2)["m"].time.median_ms != pytest.approx(1)
 
 
 def test_the_command_judges_all_rows_on_the_same_crops(tmp_path: Path, masks: Path, capsys) -> None:

@@ -116,7 +116,7 @@ def gallery(
 ) -> None:
     """Exact search against the index that facekd chooses, as a gallery grows: recall, memory, times; synthetic people.
 
-    A million templates need 3 GB of memory and 3 GB of disk.
+    A million templates need 5 GB of memory and 5 GB of disk.
     """
     with Output(json=json, threads=threads) as output:
         numbers = _sizes(sizes)

@@ -139,15 +139,17 @@ def indexes(
     shortlist: Annotated[
         int, typer.Option("--shortlist", min=1, metavar="N", help="Templates that each way may name.")
     ] = 64,
+    threads: OneThread = 1,
     json: JsonOption = False,
 ) -> None:
-    """Ways to search a large gallery side by side, one thread: where the choice of `bench gallery` comes from."""
-    with Output(json=json) as output:
+    """Ways to search a large gallery side by side: where the choice of `bench gallery` comes from."""
+    with Output(json=json, threads=threads) as output:
         import faiss
 
         from facekd.bench.indexes import compare_indexes
 
-        faiss.omp_set_num_threads(1)
+        if threads:
+            faiss.omp_set_num_threads(threads)
         rows, axes = compare_indexes(size, probes, shortlist, output.progress)
         table = Table("what is looked at", "bytes each", "ms a probe", "found: mated", "strangers")
         for row in rows:

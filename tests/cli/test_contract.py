@@ -50,6 +50,10 @@ def test_the_commands_that_scripts_rely_on_are_there() -> None:
         "bench speed": set(),
         "bench detection": {"--peer", "--peer-models"},
         "bench gallery": {"--sizes"},
+        "bench mask": {"--model", "--split"},
+        "evaluate open-set": {"--lfw"},
+        "import-teacher": {"--lfw"},
+        "distill compare": {"--only", "--report-only", "--markdown"},
         "doctor": set(),
     }
     promised |= {f"people {verb}": set() for verb in ("list", "rename", "remove", "export", "import")}

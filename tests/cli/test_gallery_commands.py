@@ -47,6 +47,9 @@ class _Face:
 class _Pipeline:
     """A grey picture shows the person of that grey value (in tens); 0 shows nobody; 250 two people; odd tens a mask."""
 
+    def __init__(self, embedder: Any = None) -> None:
+        self.embedder = embedder
+
     def analyze(self, image: Any) -> list[_Face]:
         level = round(float(load_image(image).mean()) / 10)
         if level == 0:
@@ -68,6 +71,8 @@ def _no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "facekd.pipeline", module)
     record = types.SimpleNamespace(contract=CONTRACT, task="embedder", calibration=None)
     monkeypatch.setattr("facekd.zoo.find_model", lambda name: record)
+    embedder = types.SimpleNamespace(dimension=512, contract=CONTRACT)
+    monkeypatch.setattr("facekd.recognition.embedder.Embedder", lambda model: embedder)
     monkeypatch.setattr("facekd.zoo.load_manifest", lambda path=None: types.SimpleNamespace(models={"only": record}))
     monkeypatch.setattr("facekd.gallery.gallery.shipped_calibration", lambda contract: _calibration())
     monkeypatch.setattr("facekd.gallery.calibration.shipped_calibration", lambda contract: _calibration())

@@ -26,7 +26,8 @@ def open_backend(
         GalleryError: no such gallery, damaged, locked, not reached, of another model, or its key is wrong or missing.
     """
     if isinstance(location, MilvusAddress):
-        from facekd.gallery.milvus import MilvusIndex, MilvusStore  # pymilvus takes a second, and is optional
+        from facekd.gallery.milvus import MilvusStore  # pymilvus takes a second, and is optional
+        from facekd.gallery.milvus_index import MilvusIndex
 
         kept = MilvusStore.open(
             location, contract=contract, dimension=dimension, create=create, key=key, timeout_s=timeout_s

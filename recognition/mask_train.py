@@ -21,12 +21,13 @@ from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.composed_masks import compose_correct, compose_incorrect, compose_none
 from facekd.recognition.data.encoded import Crops
+from facekd.recognition.data.mask_screening import screen_labels
 from facekd.recognition.data.mask_shards import MaskSet, read_masks
 from facekd.recognition.data.shards import read_faces
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
+from facekd.recognition.mask import MaskHead
 from facekd.recognition.mask_networks import MASK_NETWORKS, EmbedderMask
 from facekd.recognition.preprocessing import ALIGNED_CROP
-from facekd.runtime import open_session
 from facekd.zoo import Preprocessing, find_model
 
 # A mask drawn over a face would change its label, and a patch over mouth or nose may hide what decides it.
@@ -66,9 +67,9 @@ class DataSettings(Section):
         faces: folders of faces without masks as ``facekd prepare`` writes them; their training crops stand for the
             share ``faces_share`` of none.
         faces_share: see there.
-        screen_by: ONNX file of a mask head that looks through the training labels first: a crop that it gives another
-            status with at least the probability ``relabel_above`` takes that one, and one that gets less than
-            ``left_out_below`` for its own status is left out.
+        screen_by: ONNX file, with its record beside it, of a mask head that looks through the training labels first:
+            a crop that it gives another status with at least the probability ``relabel_above`` takes that one, and one
+            that gets less than ``left_out_below`` for its own status is left out.
         relabel_above, left_out_below: see there.
         augmentation: what is done to a crop; must not change its label.
     """
@@ -194,34 +195,6 @@ def predict_logits(
     )
 
 
-def screen_labels(masks: MaskSet, judge: Path, relabel_above: float, left_out_below: float) -> MaskSet:
-    """Labels as a trained head sees them, where it is sure: a few of a hundred collected labels are wrong.
-
-    Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068) in its simplest form.
-
-    Args:
-        masks: crops and labels.
-        judge: ONNX file, ``face`` -> ``logits`` (N, 3).
-        relabel_above: probability from which on another status replaces the label.
-        left_out_below: a crop whose own status gets less than this, and no other enough, is left out.
-    """
-    session = open_session(judge.read_bytes())
-    logits = np.concatenate(
-        [
-            session.run({session.inputs[0]: ALIGNED_CROP.apply(masks.crops[start : start + 64])})[0]
-            for start in range(0, len(masks), 64)
-        ]
-    )
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    own = probabilities[np.arange(len(masks)), masks.labels]
-    best = probabilities.argmax(axis=1)
-    relabelled = probabilities.max(axis=1) >= relabel_above
-    labels = np.where(relabelled, best, masks.labels)
-    kept = relabelled | (own >= left_out_below)
-    return MaskSet(masks.crops[kept], labels[kept])
-
-
 def _embedder_file(name: str) -> Path:
     return Path(name) if name.endswith(".onnx") else find_model(name).path
 
@@ -237,7 +210,8 @@ def read_training(data: DataSettings) -> tuple[MaskSet, Crops | None]:
     """The labelled training crops of the first folder, screened if the recipe says so, and faces without masks."""
     train = read_masks(data.folders[0], "train")
     if data.screen_by is not None:
-        train = screen_labels(train, data.screen_by, data.relabel_above, data.left_out_below)
+        probabilities = MaskHead(data.screen_by).probabilities(train.crops)
+        train = screen_labels(train, probabilities, data.relabel_above, data.left_out_below)
     return train, read_faces(data.faces, "train").crops if data.faces else None
 
 

@@ -126,7 +126,10 @@ class EmbedderTask:
         size = [side for start, side in recipe.data.sizes if start <= progress][-1]
         crops = batch["crops"]
         if size != crops.shape[-1]:
-            crops = F.interpolate(crops, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+            # In float32: torch has no antialiasing for bf16 on a processor.
+            crops = F.interpolate(
+                crops.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+            )
         # A look without gradients (at shapes) is not worth minutes of compiling.
         network = self.called if torch.is_grad_enabled() else self.student
         embeddings = network(crops.contiguous(memory_format=torch.channels_last)).float()

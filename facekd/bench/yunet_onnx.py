@@ -7,6 +7,7 @@ five points by cell (Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detec
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from facekd.runtime import open_session
 
 SIDE_PX = 640
 STRIDES = (8, 16, 32)
+
+Floats = NDArray[np.float32]
 
 
 class YuNetOnnx:
@@ -48,22 +51,37 @@ class YuNetOnnx:
         planes = np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32)
         planes[0, :, :height, :width] = picture[..., ::-1].transpose(2, 0, 1)
         outputs = dict(zip(self._session.outputs, self._session.run({self._session.inputs[0]: planes}), strict=True))
-        levels = [self._level(outputs, stride) for stride in STRIDES]
-        boxes, points, scores = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-        chosen = np.flatnonzero(scores >= score_threshold)
-        kept = chosen[nms(boxes[chosen], scores[chosen], self.nms_iou)]
-        return [Detection(boxes[k], points[k], float(scores[k])) for k in kept]
+        boxes, points, scores = yunet_faces(outputs, 0, SIDE_PX, score_threshold)
+        return [Detection(boxes[k], points[k], float(scores[k])) for k in nms(boxes, scores, self.nms_iou)]
 
-    def _level(
-        self, outputs: dict[str, NDArray[np.float32]], stride: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes (N, 4), points (N, 5, 2) and scores (N,) of one stride."""
-        cells = SIDE_PX // stride
-        rows, columns = np.divmod(np.arange(cells * cells), cells)
-        corner = np.stack([columns, rows], axis=1).astype(np.float32)
-        code = outputs[f"bbox_{stride}"][0]
-        centre, size = (corner + code[:, :2]) * stride, np.exp(code[:, 2:]) * stride
-        points = (corner[:, None] + outputs[f"kps_{stride}"][0].reshape(-1, 5, 2)) * stride
-        class_score, object_score = (np.clip(outputs[f"{kind}_{stride}"][0, :, 0], 0, 1) for kind in ("cls", "obj"))
-        boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-        return boxes.astype(np.float32), points.astype(np.float32), np.sqrt(class_score * object_score)
+
+def yunet_faces(
+    outputs: Mapping[str, Floats], number: int, size: int, least_score: float
+) -> tuple[Floats, Floats, Floats]:
+    """YuNet's boxes of one photograph before suppression.
+
+    A cell's box has its centre at (cell + code) * stride and the sides exp(code) * stride; its points are (cell + code)
+    * stride; its score is the geometric mean of the scores for "a face" and "an object".
+
+    Args:
+        outputs: of its graph, by name, for N square photographs.
+        number: which of these.
+        size: their side in pixels.
+        least_score: boxes below it are left out.
+
+    Returns:
+        Boxes x1, y1, x2, y2 (K, 4), points (K, 5, 2), both in pixels, and scores (K,) in 0..1.
+    """
+    found: list[tuple[Floats, Floats, Floats]] = []
+    for stride in STRIDES:
+        likely, present = (np.clip(outputs[f"{kind}_{stride}"][number, :, 0], 0, 1) for kind in ("cls", "obj"))
+        scores = np.sqrt(likely * present)
+        cells = np.flatnonzero(scores >= least_score)
+        corner = np.stack([cells % (size // stride), cells // (size // stride)], axis=1).astype(np.float32)
+        code = outputs[f"bbox_{stride}"][number, cells]
+        centre, half = (corner + code[:, :2]) * stride, np.exp(code[:, 2:]) * (stride / 2)
+        points = (corner[:, None] + outputs[f"kps_{stride}"][number, cells].reshape(-1, 5, 2)) * stride
+        boxes = np.concatenate([centre - half, centre + half], axis=1)
+        found.append((boxes.astype(np.float32), points.astype(np.float32), scores[cells]))
+    boxes, points, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return boxes, points, scores

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facekd.bench.yunet_onnx import STRIDES, yunet_faces
 from facekd.detection.data.targets import make_targets
 from facekd.detection.nms import nms
 from facekd.distill.teachers import Answers
 from facekd.errors import ConfigError, ModelError
 from facekd.runtime import open_session
 
-STRIDES = (8, 16, 32)
 KINDS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 TAPS = ("output:scores", "output:boxes", "output:landmarks")
 
@@ -102,38 +102,6 @@ class YuNetTeacher:
         on_anchors[places] = targets.landmark_weights
         box_codes[places], landmark_codes[places] = targets.boxes, targets.landmarks
         return on_anchors, box_codes, landmark_codes
-
-
-def yunet_faces(
-    outputs: Mapping[str, Floats], number: int, size: int, least_score: float
-) -> tuple[Floats, Floats, Floats]:
-    """YuNet's boxes of one photograph before suppression.
-
-    A cell's box has its centre at (cell + code) * stride and the sides exp(code) * stride; its points are (cell + code)
-    * stride; its score is the geometric mean of the scores for "a face" and "an object".
-
-    Args:
-        outputs: of its graph, by name, for N square photographs.
-        number: which of these.
-        size: their side in pixels.
-        least_score: boxes below it are left out.
-
-    Returns:
-        Boxes x1, y1, x2, y2 (K, 4), points (K, 5, 2), both in pixels, and scores (K,) in 0..1.
-    """
-    found: list[tuple[Floats, Floats, Floats]] = []
-    for stride in STRIDES:
-        likely, present = (np.clip(outputs[f"{kind}_{stride}"][number, :, 0], 0, 1) for kind in ("cls", "obj"))
-        scores = np.sqrt(likely * present)
-        cells = np.flatnonzero(scores >= least_score)
-        corner = np.stack([cells % (size // stride), cells // (size // stride)], axis=1).astype(np.float32)
-        code = outputs[f"bbox_{stride}"][number, cells]
-        centre, half = (corner + code[:, :2]) * stride, np.exp(code[:, 2:]) * (stride / 2)
-        points = (corner[:, None] + outputs[f"kps_{stride}"][number, cells].reshape(-1, 5, 2)) * stride
-        boxes = np.concatenate([centre - half, centre + half], axis=1)
-        found.append((boxes.astype(np.float32), points.astype(np.float32), scores[cells]))
-    boxes, points, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return boxes, points, scores
 
 
 def _any_size(content: bytes) -> bytes:

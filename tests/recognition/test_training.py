@@ -115,6 +115,13 @@ def test_every_part_gets_a_gradient_and_the_loss_falls(tmp_path: Path) -> None:
     )  # neither adapter nor class centres
 
 
+def test_growing_crops_train_in_bf16_too(tmp_path: Path) -> None:
+    settings = recipe(training={"precision": "bf16-mixed", "steps": 6, "validate_every": 6})
+    outcome = fit(make(settings), settings.training, tmp_path)
+    assert len(outcome.losses) == 6
+    assert np.isfinite(outcome.losses).all()
+
+
 def test_the_terms_are_the_losses_of_the_raw_and_of_the_adapted_embedding() -> None:
     task = make(recipe())
     batch = task.batch(3)

@@ -90,7 +90,7 @@ def compare_all(
     rows = np.flatnonzero(people >= 0)
     matrix = embeddings[rows].astype(np.float32)
     labels = people[rows]
-    non_mated = ordered_impostor_pairs(labels) // 2
+    non_mated = impostor_pairs(labels)
     keep = int(np.floor(max_far * non_mated + 1e-9)) + 1
 
     tally = _Tally(keep)
@@ -103,53 +103,10 @@ def compare_all(
     return tally.result(non_mated, people)
 
 
-def ordered_impostor_pairs(labels: NDArray[np.int64]) -> int:
-    """How many ordered pairs of crops are of different people, for the person (N,) of each crop."""
+def impostor_pairs(labels: NDArray[np.int64]) -> int:
+    """How many pairs of crops are of different people, for the person (N,) of each crop."""
     sizes = np.bincount(labels) if len(labels) else np.zeros(0, np.int64)
-    return len(labels) ** 2 - int((sizes.astype(np.int64) ** 2).sum())
-
-
-def compare_probes(
-    references: NDArray[np.floating[Any]],
-    probes: NDArray[np.floating[Any]],
-    identities: Sequence[str],
-    max_far: float = 1e-2,
-    chunk: int = 1024,
-) -> AllPairs:
-    """Compare every labelled crop with a changed version of every other one (masked, say).
-
-    Both orders of two crops are compared, since only one of them is changed. A crop is not compared with its own
-    changed version.
-
-    Args:
-        references: (N, D) of unit length.
-        probes: (N, D) of unit length: the same crops, changed.
-        identities, max_far, chunk: as for `compare_all`.
-
-    Returns:
-        The comparisons; `first` are rows of `references`, `second` of `probes`.
-
-    Raises:
-        ValueError: embeddings are not of unit length, or numbers of rows differ.
-    """
-    check_unit_length(references)
-    check_unit_length(probes)
-    if not references.shape == probes.shape or len(references) != len(identities):
-        raise ValueError(
-            f"{references.shape} references, {probes.shape} probes, {len(identities)} identities: must fit"
-        )
-    names = {name: number for number, name in enumerate(sorted({name for name in identities if name}))}
-    people = np.array([names.get(name, -1) for name in identities], np.int64)
-    rows = np.flatnonzero(people >= 0)
-    labels = people[rows]
-    left, right = references[rows].astype(np.float32), probes[rows].astype(np.float32)
-    non_mated = ordered_impostor_pairs(labels)
-    tally = _Tally(int(np.floor(max_far * non_mated + 1e-9)) + 1)
-    for start in range(0, len(left), chunk):
-        scores = left[start : start + chunk] @ right.T
-        other = np.arange(len(right))[None, :] != start + np.arange(len(scores))[:, None]
-        tally.add(scores, other, labels[start : start + len(scores), None] == labels[None, :], rows[start:], rows)
-    return tally.result(non_mated, people)
+    return (len(labels) ** 2 - int((sizes.astype(np.int64) ** 2).sum())) // 2
 
 
 def operating_points(pairs: AllPairs, rates: Sequence[float] = RATES) -> list[OperatingPoint]:

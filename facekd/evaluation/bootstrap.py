@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.evaluation.all_pairs import AllPairs, ordered_impostor_pairs
+from facekd.evaluation.all_pairs import AllPairs
 from facekd.evaluation.verification import folded_accuracy, rate_label
 
 Weights = NDArray[np.float64]
@@ -76,7 +76,7 @@ def bootstrap_tar(
     Raises:
         ValueError: fewer than two people.
     """
-    crops, orders = _crops_of_people(pairs)
+    crops = _crops_of_people(pairs)
     order = np.argsort(-pairs.impostors.scores, kind="stable")
     scores = pairs.impostors.scores[order]
     first, second = pairs.people[pairs.impostors.first[order]], pairs.people[pairs.impostors.second[order]]
@@ -84,43 +84,12 @@ def bootstrap_tar(
     outcome = np.empty((replicates, len(rates)))
     for replicate in range(replicates):
         weights = draw_weights(len(crops), rng)
-        total = _impostor_weight(weights, crops, orders)
+        total = _impostor_weight(weights, crops)
         mated_weights = weights[owner]
         for column, rate in enumerate(rates):
             threshold = weighted_threshold(scores, weights[first] * weights[second], rate, total)
             accepted = pairs.mated.scores >= threshold
             outcome[replicate, column] = (mated_weights * accepted).sum() / max(mated_weights.sum(), 1e-12)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
-    return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]
-
-
-def bootstrap_false_match_rate(
-    pairs: AllPairs,
-    thresholds: Sequence[float],
-    rng: np.random.Generator,
-    replicates: int = 200,
-    confidence: float = 0.95,
-) -> list[Interval]:
-    """Intervals of the false-match rate at fixed thresholds.
-
-    Args:
-        pairs: what `compare_all` or `compare_probes` returned; thresholds must not lie below its kept impostors.
-        thresholds: least accepted cosines.
-        rng, replicates, confidence: as for `bootstrap_tar`.
-
-    Raises:
-        ValueError: fewer than two people.
-    """
-    crops, orders = _crops_of_people(pairs)
-    first, second = pairs.people[pairs.impostors.first], pairs.people[pairs.impostors.second]
-    accepted = [pairs.impostors.scores >= threshold for threshold in thresholds]
-    outcome = np.empty((replicates, len(thresholds)))
-    for replicate in range(replicates):
-        weights = draw_weights(len(crops), rng)
-        total = max(_impostor_weight(weights, crops, orders), 1e-12)
-        pair_weights = weights[first] * weights[second]
-        outcome[replicate] = [pair_weights[chosen].sum() / total for chosen in accepted]
     tail = (1 - confidence) / 2
     low, high = np.quantile(outcome, [tail, 1 - tail], axis=0)
     return [Interval(float(a), float(b), confidence) for a, b in zip(low, high, strict=True)]
@@ -175,15 +144,15 @@ def bootstrap_pair_protocol(
     return {name: Interval(float(a), float(b), confidence) for name, a, b in zip(names, low, high, strict=True)}
 
 
-def _crops_of_people(pairs: AllPairs) -> tuple[Weights, float]:
-    """Crops of each person, and whether two crops are compared once or in both orders (1.0 or 2.0)."""
+def _crops_of_people(pairs: AllPairs) -> Weights:
+    """Crops of each person."""
     labelled = pairs.people[pairs.people >= 0]
     crops = np.bincount(labelled).astype(np.float64) if len(labelled) else np.zeros(0)
     if len(crops) < 2:
         raise ValueError(f"{len(crops)} people: a bootstrap over people needs at least two")
-    return crops, 2.0 * pairs.non_mated / ordered_impostor_pairs(labelled)
+    return crops
 
 
-def _impostor_weight(weights: Weights, crops: Weights, orders: float) -> float:
+def _impostor_weight(weights: Weights, crops: Weights) -> float:
     drawn = weights * crops
-    return float(orders * (drawn.sum() ** 2 - (drawn**2).sum()) / 2)
+    return float((drawn.sum() ** 2 - (drawn**2).sum()) / 2)

@@ -83,8 +83,7 @@ def calibration_points(
     """The points of the curve that the comparisons can show, by falling rate.
 
     Args:
-        pairs: what `compare_all`, `compare_probes` or `compare_sets` returned, with `max_far` at least the highest of
-            `rates`.
+        pairs: what `compare_all` or `compare_sets` returned, with `max_far` at least the highest of `rates`.
         rates: wanted false-match rates, falling.
         replicates: draws of the bootstrap.
         seed: of the bootstrap.

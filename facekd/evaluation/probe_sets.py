@@ -124,14 +124,11 @@ def compare_sets(
 
 
 def design_of(pairs: AllPairs) -> Design:
-    """The design of `compare_all`, or of `compare_probes`, where both orders of two crops are compared."""
+    """The design of `compare_all`."""
     labelled = pairs.people[pairs.people >= 0]
     counts = np.bincount(labelled).astype(np.float64) if len(labelled) else np.zeros(0)
     nobody = np.zeros(len(counts))
-    alone = Design(counts, nobody, nobody, len(counts))
-    if round(alone.weight(np.ones(len(counts)))) == pairs.non_mated:
-        return alone
-    return Design(nobody, counts, counts, len(counts))
+    return Design(counts, nobody, nobody, len(counts))
 
 
 def bootstrap_rates(

@@ -10,17 +10,16 @@ import pytest
 from facekd.evaluation.all_pairs import (
     all_pairs_equal_error_rate,
     compare_all,
-    compare_probes,
     crop_figures,
     false_match_rates_by_group,
     operating_points,
 )
 from facekd.evaluation.bootstrap import (
-    bootstrap_false_match_rate,
     bootstrap_pair_protocol,
     bootstrap_tar,
     weighted_threshold,
 )
+from facekd.evaluation.probe_sets import bootstrap_rates, compare_sets
 from facekd.evaluation.verification import equal_error_rate, folded_accuracy, tar_at_far
 
 
@@ -34,6 +33,12 @@ def faces(seed: int = 0, people: int = 8, each: int = 6, noise: float = 0.8) -> 
     order = rng.permutation(len(rows))
     rows = rows[order] / np.linalg.norm(rows[order], axis=1, keepdims=True)
     return rows.astype(np.float32), [names[i] for i in order]
+
+
+def labelled(embeddings: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Without the crops of nobody known."""
+    known = [i for i, name in enumerate(names) if name]
+    return embeddings[known], [names[i] for i in known]
 
 
 def by_loop(embeddings: np.ndarray, names: list[str]) -> tuple[dict, dict]:
@@ -145,34 +150,35 @@ def test_people_are_drawn_not_comparisons() -> None:
 
 @pytest.mark.parametrize("chunk", [3, 1000])
 def test_probes_against_a_double_loop(chunk: int) -> None:
-    references, names = faces(seed=1)
+    references, names = labelled(*faces(seed=1))
     rng = np.random.default_rng(5)
     probes = references + 0.2 * rng.normal(size=references.shape).astype(np.float32)
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     mated, non_mated = {}, {}
     for i in range(len(names)):
         for j in range(len(names)):
-            if i != j and names[i] and names[j]:
+            if i != j:
                 (mated if names[i] == names[j] else non_mated)[i, j] = float(references[i] @ probes[j])
-    pairs = compare_probes(references, probes, names, max_far=0.1, chunk=chunk)
+    pairs, _ = compare_sets(references, names, probes, names, own_versions=True, max_far=0.1, chunk=chunk)
     assert pairs.non_mated == len(non_mated) == pairs.histogram.sum()
-    got = dict(zip(zip(pairs.mated.first, pairs.mated.second, strict=True), pairs.mated.scores, strict=True))
+    rows = zip(pairs.mated.first, pairs.mated.second - len(names), strict=True)  # probes count on after references
+    got = dict(zip(rows, pairs.mated.scores, strict=True))
     assert got.keys() == mated.keys()
     assert all(score == pytest.approx(mated[pair], abs=1e-6) for pair, score in got.items())
     highest = sorted(non_mated.values())[-(int(0.1 * len(non_mated)) + 1) :]
     np.testing.assert_allclose(np.sort(pairs.impostors.scores), highest, atol=1e-6)
-    with pytest.raises(ValueError, match="must fit"):
-        compare_probes(references, probes[:-1], names)
+    with pytest.raises(ValueError, match="names"):
+        compare_sets(references, names, probes[:-1], names, own_versions=True)
 
 
 @pytest.mark.parametrize("both_orders", [False, True])
 def test_interval_of_the_false_match_rate(both_orders: bool) -> None:
-    embeddings, names = faces(people=20)
-    compared = (
-        compare_probes(embeddings, embeddings, names, 0.2) if both_orders else compare_all(embeddings, names, 0.2)
-    )
+    embeddings, names = labelled(*faces(people=20))
+    probes = (embeddings, names) if both_orders else ()
+    compared, design = compare_sets(embeddings, names, *probes, own_versions=both_orders, max_far=0.2)
     points = operating_points(compared, (0.1, 0.02))
-    intervals = bootstrap_false_match_rate(compared, [point.threshold for point in points], np.random.default_rng(0))
+    thresholds = [point.threshold for point in points]
+    intervals = bootstrap_rates(compared, design, thresholds, np.random.default_rng(0))
     for point, interval in zip(points, intervals, strict=True):
         assert interval.low < point.false_matches / compared.non_mated < interval.high
         assert interval.high < 5 * point.far

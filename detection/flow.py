@@ -181,11 +181,19 @@ def _flow(
     old: npt.NDArray[np.uint8], new: npt.NDArray[np.uint8], start: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Where the points (K, 2) went, and which of them came back."""
-    settings = {"winSize": (_WINDOW_PX, _WINDOW_PX), "maxLevel": _LEVELS}
-    end, forward, _ = cv2.calcOpticalFlowPyrLK(old, new, start[:, None], None, **settings)
-    back, backward, _ = cv2.calcOpticalFlowPyrLK(new, old, end, None, **settings)
-    returned = np.linalg.norm(back[:, 0] - start, axis=1) <= _RETURN_PX
-    return end[:, 0], returned & (forward[:, 0] == 1) & (backward[:, 0] == 1)
+    end, forward = _lucas_kanade(old, new, start)
+    back, backward = _lucas_kanade(new, old, end)
+    returned = np.linalg.norm(back - start, axis=1) <= _RETURN_PX
+    return end, returned & forward & backward
+
+
+def _lucas_kanade(
+    old: npt.NDArray[np.uint8], new: npt.NDArray[np.uint8], points: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        old, new, points, np.empty_like(points), winSize=(_WINDOW_PX, _WINDOW_PX), maxLevel=_LEVELS
+    )
+    return np.asarray(moved, np.float32), np.asarray(status).ravel() == 1
 
 
 def _fit(
@@ -205,7 +213,7 @@ def _fit(
         return None
     # From pixels of the frame to reduced ones, through the fit, and back.
     shrink = np.column_stack([np.diag(to_small), _reduce(np.zeros(2), to_small)])
-    motion = Motion(compose(invert_affine(shrink), compose(matrix, shrink)))
+    motion = Motion(compose(invert_affine(shrink), compose(np.asarray(matrix, np.float64), shrink)))
     return motion if 1 / _MOST_GROWTH <= motion.scale <= _MOST_GROWTH else None
 
 

@@ -102,7 +102,7 @@ class _Track(Generic[F]):
     def __init__(self, identifier: int, face: F, frame: int, now: GreyFrame, block: int) -> None:
         self.id = identifier
         self.looks = 0  # how often the detector saw it
-        self.pace = np.zeros(2, np.float32)  # pixels a frame, from one sighting to the next
+        self.pace: npt.NDArray[np.floating] = np.zeros(2)  # pixels a frame, from one sighting to the next
         self.last_seen, self.seen_at = face, frame
         self.see(face, frame, now, block)
 
@@ -132,10 +132,11 @@ class _Track(Generic[F]):
         """Where it would be, had it gone on as between the detector's last two sightings: flow ends on who hides it."""
         self.found = False
         shift = self.pace * (frame - self.seen_at)
-        self.box, self.landmarks = self.last_seen.box + np.tile(shift, 2), self.last_seen.landmarks + shift
+        self.box = (self.last_seen.box + np.tile(shift, 2)).astype(np.float32)
+        self.landmarks = (self.last_seen.landmarks + shift).astype(np.float32)
 
 
-def _centre(face: HasBox) -> npt.NDArray[np.float32]:
+def _centre(face: HasBox) -> npt.NDArray[np.floating]:
     return (face.box[:2] + face.box[2:]) / 2
 
 

@@ -1,4 +1,4 @@
-"""What `detect` and `identify` share: one look at every picture, then at every frame of every video, and its answer."""
+"""What `detect` and `identify` share: one look at every picture, then at the key frames of every video, and answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,8 @@ from facekd.cli.output import Output
 from facekd.errors import ImageError
 
 if TYPE_CHECKING:
-    from facekd.drawing import Mark
+    from facekd.detection.tracking import TrackedFace
+    from facekd.drawing import Colour, Mark
 
 DrawOption = Annotated[
     Path | None,
@@ -32,37 +33,71 @@ ShowOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was found in one picture.
+EveryOption = Annotated[
+    int,
+    typer.Option(
+        "--every",
+        min=1,
+        metavar="N",
+        help="Look at every N-th frame of a video, and where a face is lost; in between faces are only followed.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """One face, and what is said of it.
 
     Attributes:
-        faces: the JSON of each face; has ``mask`` with its ``status``.
-        marks: what to draw for each face.
-        words: the same in a few words, for the line of a frame.
+        box: (4,) float32 ``x1, y1, x2, y2`` in pixels.
+        landmarks: (5, 2) float32 in pixels.
+        score: the detector's, 0..1.
+        answer: its JSON; has ``box``, and ``mask`` with its ``status``.
+        label: what is written at its box.
+        colour: of the box, RGB.
     """
 
-    faces: list[dict[str, Any]]
-    marks: list[Mark]
-    words: str
+    box: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    score: float
+    answer: dict[str, Any]
+    label: str
+    colour: Colour
+
+    def mark(self) -> Mark:
+        """What to draw for it."""
+        from facekd.drawing import Mark
+
+        return Mark(self.box, self.landmarks, self.label, self.colour)
 
 
-Look = Callable[[NDArray[np.uint8]], Seen]
-Summary = Callable[[list[dict[str, Any]]], RenderableType]
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command asks of each picture.
+
+    Attributes:
+        detect: finds the faces of an RGB picture ``(H, W, 3)``; called first when there is something to look at.
+        words: the faces of a frame in a few words.
+        summary: what people read of the entries of ``{"images": [...]}``.
+    """
+
+    detect: Callable[[NDArray[np.uint8]], Sequence[Found]]
+    words: Callable[[Sequence[Found]], str]
+    summary: Callable[[list[dict[str, Any]]], RenderableType]
 
 
 def answer_sources(
-    sources: Sequence[str], look: Look, summary: Summary, output: Output, draw: Path | None, show: bool
+    sources: Sequence[str], asked: Asked, output: Output, draw: Path | None, show: bool, every: int
 ) -> None:
     """Look at everything that the user named and print the answers; what cannot be read is reported on the way.
 
     Args:
         sources: pictures, folders, videos, cameras.
-        look: finds what there is in an RGB picture ``(H, W, 3)``; called first when there is something to look at.
-        summary: what people read of the entries of ``{"images": [...]}``.
-        output: where it goes.
+        asked: what is asked of each.
+        output: where the answers go.
         draw: folder for marked copies, or None.
         show: show them in a window.
+        every: frames of a video from one look to the next; in between faces are followed.
 
     Raises:
         ConfigError: there is no window to show anything in.
@@ -72,61 +107,72 @@ def answer_sources(
         pictures, videos, failures = sort_sources(sources, output)
         entries: list[dict[str, Any]] = [*failures]
         for picture in output.progress(pictures, "looking"):
-            entries.append(_answer_picture(picture, look, output, draw, window))
+            entries.append(_answer_picture(picture, asked, output, draw, window))
         if draw is not None and pictures:
             output.say(f"marked copies are in {draw}")
         if entries or not videos:
-            output.result({"images": entries}, text=summary(entries))
+            output.result({"images": entries}, text=asked.summary(entries))
         for video in videos:
-            _answer_video(video, look, output, draw, window)
+            _answer_video(video, asked, output, draw, window, every)
 
 
 def _answer_picture(
-    picture: Picture, look: Look, output: Output, draw: Path | None, window: Window | None
+    picture: Picture, asked: Asked, output: Output, draw: Path | None, window: Window | None
 ) -> dict[str, Any]:
     from facekd.drawing import draw_faces
     from facekd.images import load_image, save_image
 
     try:
         image = load_image(picture.path)
-        seen = look(image)
+        faces = asked.detect(image)
     except ImageError as error:
         return output.failed(picture.path, error)
+    marks = [face.mark() for face in faces]
     if draw is not None:
-        save_image(picture_target(draw, picture), draw_faces(image, seen.marks))
+        save_image(picture_target(draw, picture), draw_faces(image, marks))
     if window is not None:
-        window.show(draw_faces(image, seen.marks), wait=True)
-    return {"path": str(picture.path), "faces": seen.faces}
+        window.show(draw_faces(image, marks), wait=True)
+    return {"path": str(picture.path), "faces": [face.answer for face in faces]}
 
 
-def _answer_video(source: str, look: Look, output: Output, draw: Path | None, window: Window | None) -> None:
-    """Answer frame by frame, with the mask status of each face and the frames a second of the last frames."""
+def _answer_video(
+    source: str, asked: Asked, output: Output, draw: Path | None, window: Window | None, every: int
+) -> None:
+    """Answer frame by frame, with an id and the mask status of each face and the frames a second of the last frames."""
+    from facekd.detection.tracking import FaceTracker
     from facekd.drawing import BLUE, Mark, draw_faces
     from facekd.video import RateMeter, Video, VideoFile
 
     meter = RateMeter()
+    tracker = FaceTracker(asked, every)
     statuses: Counter[str] = Counter()
-    frames = 0
+    ids: set[int] = set()
+    frames = looks = 0
     try:
         with ExitStack() as stack:
             video = stack.enter_context(Video(source))
             copy = stack.enter_context(VideoFile(video_target(draw, video), video.frame_rate)) if draw else None
             for frame in output.progress(video, video.name, total=video.frames):
-                seen = look(frame.image)
+                tracked = tracker.track(frame.image)
+                faces = [_followed(face) for face in tracked.faces]
                 rate = meter.tick(time.monotonic())
                 frames += 1
-                statuses.update(face["mask"]["status"] for face in seen.faces)
+                looks += tracked.looked
+                ids.update(face.id for face in tracked.faces)
+                statuses.update(face.answer["mask"]["status"] for face in faces)
                 answer = {
                     "path": video.name,
                     "frame": frame.index,
                     "seconds": round(frame.seconds, 3),
                     "frames_per_second": round(rate, 2),
-                    "faces": seen.faces,
+                    "looked": tracked.looked,
+                    "faces": [face.answer for face in faces],
                 }
-                output.result(answer, text=f"{frame.seconds:8.2f} s  {rate:5.1f} frames/s  {seen.words or 'no face'}")
+                words = asked.words(faces) or "no face"
+                output.result(answer, text=f"{frame.seconds:8.2f} s  {rate:5.1f} frames/s  {words}")
                 if copy is not None or window is not None:
                     corner = Mark(np.zeros(4, np.float32), None, f"{rate:.1f} frames/s", BLUE)
-                    marked = draw_faces(frame.image, [*seen.marks, corner])
+                    marked = draw_faces(frame.image, [*(face.mark() for face in faces), corner])
                     if copy is not None:
                         copy.write(marked)
                     if window is not None and not window.show(marked):
@@ -139,3 +185,16 @@ def _answer_video(source: str, look: Look, output: Output, draw: Path | None, wi
     if frames:
         found = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items())) or "no face"
         output.say(f"{frames} frames; faces by mask status: {found}")
+        output.say(f"looked at {looks} of them; ids given: {len(ids)}")
+
+
+def _followed(face: TrackedFace[Found]) -> Found:
+    """What was said of the face when it was last looked at, where the face is now."""
+    places = {
+        "box": [round(float(value), 2) for value in face.box],
+        "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in face.landmarks],
+    }
+    said = face.last_seen
+    answer = {"id": face.id, "detected": face.detected, **said.answer}
+    answer |= {name: place for name, place in places.items() if name in answer}
+    return replace(said, box=face.box, landmarks=face.landmarks, answer=answer, label=f"#{face.id} {said.label}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,16 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
-from facekd.cli.answering import DrawOption, Seen, ShowOption, answer_sources
+from facekd.cli.answering import Asked, DrawOption, EveryOption, Found, ShowOption, answer_sources
 from facekd.cli.inputs import SourcesArgument
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 
 if TYPE_CHECKING:
-    from facekd.pipeline import FacePipeline
+    from facekd.pipeline import Face, FacePipeline
 
 EPILOG = (
     "Examples: `facekd detect photo.jpg` · `facekd detect holiday/ --draw marked/` · "
-    "`facekd detect door.mp4 --json` · `facekd detect 0 --show` (the first camera)"
+    "`facekd detect door.mp4 --every 5 --json` · `facekd detect 0 --show` (the first camera)"
 )
 WORDS = {"none": "without mask", "mask": "with mask", "incorrect": "with mask worn incorrectly"}
 
@@ -29,6 +30,7 @@ def detect(
     sources: SourcesArgument,
     draw: DrawOption = None,
     show: ShowOption = False,
+    every: EveryOption = 1,
     json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
@@ -40,20 +42,24 @@ def detect(
 
         return FacePipeline()
 
-    def look(image: NDArray[np.uint8]) -> Seen:
-        from facekd.drawing import MASK_COLOURS, Mark
-
-        faces = pipeline().analyze(image)
-        marks = [
-            Mark(face.box, face.landmarks, f"{face.mask.status} {face.mask.score:.2f}", MASK_COLOURS[face.mask.status])
-            for face in faces
-        ]
-        counts = Counter(face.mask.status for face in faces)
-        words = ", ".join(f"{count} {WORDS[status]}" for status, count in sorted(counts.items()))
-        return Seen([face.to_dict() for face in faces], marks, words)
+    def look(image: NDArray[np.uint8]) -> list[Found]:
+        return [_found(face) for face in pipeline().analyze(image)]
 
     with Output(json=json, threads=threads) as output:
-        answer_sources(sources, look, _summary, output, draw, show)
+        answer_sources(sources, Asked(look, _words, _summary), output, draw, show, every)
+
+
+def _found(face: Face) -> Found:
+    from facekd.drawing import MASK_COLOURS
+
+    mask = face.mask
+    label = f"{mask.status} {mask.score:.2f}"
+    return Found(face.box, face.landmarks, face.score, face.to_dict(), label, MASK_COLOURS[mask.status])
+
+
+def _words(faces: Sequence[Found]) -> str:
+    counts = Counter(face.answer["mask"]["status"] for face in faces)
+    return ", ".join(f"{count} {WORDS[status]}" for status, count in sorted(counts.items()))
 
 
 def _summary(entries: list[dict[str, Any]]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
-from facekd.cli.answering import DrawOption, Seen, ShowOption, answer_sources
+from facekd.cli.answering import Asked, DrawOption, EveryOption, Found, ShowOption, answer_sources
 from facekd.cli.gallery_access import (
     CalibrationOption,
     GalleryOption,
@@ -21,7 +22,6 @@ from facekd.cli.inputs import SourcesArgument
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 if TYPE_CHECKING:
-    from facekd.drawing import Mark
     from facekd.gallery import Decision
     from facekd.pipeline import Face
 
@@ -42,29 +42,32 @@ def identify(
     threshold: ThresholdOption = None,
     draw: DrawOption = None,
     show: ShowOption = False,
+    every: EveryOption = 1,
     calibration: CalibrationOption = None,
     key_file: KeyFileOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Say for every face who it is: a person of the gallery, nobody, or "try again" where two people are too close."""
+    """Say for every face who it is: a person of the gallery, nobody, or "try again" where two people are too close.
+
+    In a video, faces are recognised in the frames that are looked at (`looked` and `detected` in the JSON say which);
+    in between each keeps what was said of it last.
+    """
     recognised = 0
     extrapolated = False
 
-    def look(image: NDArray[np.uint8]) -> Seen:
+    def look(image: NDArray[np.uint8]) -> list[Found]:
         nonlocal recognised, extrapolated
         faces = pipeline.analyze(image)
         decisions = opened.identify_many(faces, fpir=fpir, threshold=threshold)
         recognised += sum(decision.person is not None for decision in decisions)
         extrapolated |= any(decision.extrapolated for decision in decisions)
-        found = list(zip(faces, decisions, strict=True))
-        words = ", ".join(_words(decision) for decision in decisions)
-        return Seen([_face(*pair) for pair in found], [_mark(*pair) for pair in found], words)
+        return [_found(*pair) for pair in zip(faces, decisions, strict=True)]
 
     with Output(json=json, threads=threads) as output:
         opened, pipeline = open_with_pipeline(gallery, key_file, calibration=calibration)
         with opened:
-            answer_sources(sources, look, _summary, output, draw, show)
+            answer_sources(sources, Asked(look, _line, _summary), output, draw, show, every)
         if extrapolated and threshold is None:
             output.warn(
                 "the calibration's data cannot show so small an error rate; its thresholds are extrapolated "
@@ -74,16 +77,17 @@ def identify(
             output.at_least(ExitCode.NO)
 
 
-def _face(face: Face, decision: Decision) -> dict[str, Any]:
+def _found(face: Face, decision: Decision) -> Found:
+    from facekd.drawing import AMBER, BLUE, GREEN
+
     seen = face.to_dict()
-    return {"box": seen["box"], **decision.to_dict(), "mask": seen["mask"], "quality": seen["quality"]}
+    answer = {"box": seen["box"], **decision.to_dict(), "mask": seen["mask"], "quality": seen["quality"]}
+    colour = {"match": GREEN, "try-again": AMBER, "nobody": BLUE}[decision.outcome]
+    return Found(face.box, face.landmarks, face.score, answer, _words(decision), colour)
 
 
-def _mark(face: Face, decision: Decision) -> Mark:
-    from facekd.drawing import AMBER, BLUE, GREEN, Mark
-
-    colours = {"match": GREEN, "try-again": AMBER, "nobody": BLUE}
-    return Mark(face.box, face.landmarks, _words(decision), colours[decision.outcome])
+def _line(faces: Sequence[Found]) -> str:
+    return ", ".join(face.label for face in faces)
 
 
 def _words(decision: Decision) -> str:

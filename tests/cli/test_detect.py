@@ -17,6 +17,7 @@ from facekd.video import Video, VideoFile
 
 
 class _FakeFace:
+    score = 0.9
     box = np.float32([10, 12, 40, 52])
     landmarks = np.float32([[18, 25], [32, 25], [25, 32], [19, 42], [31, 42]])
     mask = types.SimpleNamespace(status="incorrect", score=0.75)

@@ -2,7 +2,8 @@
 
 A photograph is shown to the network in several views (fine, coarse, close-up: see ``facekd.detection.tiling``); what
 they see is put back into the photograph's pixels and merged by non-maximum suppression; then boxes inside a larger box
-of a better score are dropped, which are parts of large faces. Equal input gives equal output.
+of a better score are dropped, which are parts of large faces. At last the refiner looks at each face that is left and
+corrects it (``facekd.detection.refiner``). Equal input gives equal output.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy.typing as npt
 from facekd.detection.anchors import anchors
 from facekd.detection.codec import decode_boxes, decode_landmarks
 from facekd.detection.nms import drop_nested, nms
+from facekd.detection.refiner import Refiner, joint_score, lowest_first_score
 from facekd.detection.tiling import COARSE_PX, View, plan_views, render, whole_view
 from facekd.errors import ConfigError, ModelError
 from facekd.images import ImageSource, load_image
 from facekd.runtime import open_model
-from facekd.zoo import ModelRecord
+from facekd.zoo import ModelRecord, default_model
 
 DEFAULT_SCORE_THRESHOLD = 0.5
 """Where a model has no calibration."""
@@ -69,6 +71,8 @@ class Detector:
         min_face_px: the smallest face that must be found, in pixels of the photograph; smaller ones may be. Larger
             values are faster.
         threads: processor threads; 0 is automatic.
+        refiner: the model that looks again at each face, named as ``model`` is; the default takes that of the zoo, if
+            it has one; None leaves the second look out.
 
     Raises:
         ConfigError: an argument is out of range, or there is no such detector.
@@ -82,6 +86,7 @@ class Detector:
         nms_iou: float = 0.4,
         min_face_px: float = 20,
         threads: int = 0,
+        refiner: str | os.PathLike[str] | ModelRecord | None = "refiner",
     ) -> None:
         for name, value in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if value is not None and not 0 <= value <= 1:
@@ -93,6 +98,9 @@ class Detector:
             calibration = self.record.calibration
             score_threshold = calibration.score_threshold if calibration else None
         self.score_threshold = DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold
+        second = default_model("refiner") if refiner == "refiner" else refiner
+        self.refiner = None if second is None else Refiner(second, threads)
+        self.threads = threads
         self.nms_iou = nms_iou
         self.min_face_px = min_face_px
         mean = self.record.preprocessing.mean
@@ -120,9 +128,9 @@ class Detector:
         found: list[list[Detection]] = [[] for _ in pictures]
         for (height, width, _), members in groups.items():
             views = plan_views(width, height, self.min_face_px)
-            candidates = self._look([pictures[i] for i in members], views, self.score_threshold)
+            candidates = self._look([pictures[i] for i in members], views, self._floor(self.score_threshold))
             for index, result in zip(members, candidates, strict=True):
-                found[index] = self._merge(result)
+                found[index] = _without_parts(self._refined(pictures[index], result, self.score_threshold))
         return found
 
     def detect_raw(self, image: ImageSource, score_threshold: float, resize: bool = False) -> list[Detection]:
@@ -135,7 +143,26 @@ class Detector:
         """
         picture = load_image(image)
         view = whole_view(picture.shape[1], picture.shape[0], COARSE_PX if resize else None)
-        return self._suppress(self._look([picture], [view], score_threshold)[0])
+        candidates = self._look([picture], [view], self._floor(score_threshold))[0]
+        return self._refined(picture, candidates, score_threshold)
+
+    def _floor(self, threshold: float) -> float:
+        """The detector's own score below which no face reaches the threshold, whatever the refiner says."""
+        return threshold if self.refiner is None else lowest_first_score(threshold)
+
+    def _refined(self, picture: npt.NDArray[np.uint8], candidates: _Candidates, threshold: float) -> list[Detection]:
+        """Faces by falling score: suppressed, looked at again, and suppressed again, since boxes have moved."""
+        faces = self._suppress(candidates)
+        if self.refiner is None or not faces:
+            return faces
+        first = np.array([face.score for face in faces], np.float32)
+        boxes = np.stack([face.box for face in faces])
+        again = self.refiner.refine(picture, boxes, np.stack([face.landmarks for face in faces]))
+        scores = joint_score(first, again.scores)
+        # Two views of the same edges, with mistakes of their own: their mean is nearer than either.
+        boxes = (boxes + again.boxes) * np.float32(0.5)
+        sure = scores >= threshold
+        return self._suppress(_Candidates(boxes[sure], again.landmarks[sure], scores[sure]))
 
     def _look(self, pictures: list[npt.NDArray[np.uint8]], views: list[View], threshold: float) -> list[_Candidates]:
         """What the network sees in all views of each picture; the pictures are of one size."""
@@ -170,11 +197,6 @@ class Detector:
             )
         return outputs
 
-    def _merge(self, candidates: _Candidates) -> list[Detection]:
-        faces = self._suppress(candidates)
-        boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
-        return [faces[i] for i in drop_nested(boxes, [face.score for face in faces])]
-
     def _suppress(self, candidates: _Candidates) -> list[Detection]:
         order = np.argsort(-candidates.scores, kind="stable")[:_MOST_CANDIDATES]
         kept = order[nms(candidates.boxes[order], candidates.scores[order], self.nms_iou)]
@@ -203,6 +225,12 @@ def _pick(
         view.to_photograph(points[good], *photograph),
         scores[chosen][good],
     )
+
+
+def _without_parts(faces: list[Detection]) -> list[Detection]:
+    """Without boxes inside a larger box of a better score: an eye or a mouth taken for a face."""
+    boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+    return [faces[i] for i in drop_nested(boxes, [face.score for face in faces])]
 
 
 def _join(parts: list[_Candidates]) -> _Candidates:

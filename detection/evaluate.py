@@ -56,14 +56,17 @@ class AllViews:
 
     def __init__(self, detector: Detector) -> None:
         self.score_threshold = detector.score_threshold
-        self._settings = (detector.record, detector.nms_iou, detector.min_face_px)
+        refiner = detector.refiner.record if detector.refiner else None
+        self._settings = (detector.record, detector.nms_iou, detector.min_face_px, refiner)
         self._by_threshold: dict[float, Detector] = {detector.score_threshold: detector}
 
     def detect_raw(self, image: ImageSource, score_threshold: float) -> list[Detection]:
         """Faces from that score on."""
         if score_threshold not in self._by_threshold:
-            record, nms_iou, min_face_px = self._settings
-            self._by_threshold[score_threshold] = Detector(record, score_threshold, nms_iou, min_face_px)
+            record, nms_iou, min_face_px, refiner = self._settings
+            self._by_threshold[score_threshold] = Detector(
+                record, score_threshold, nms_iou, min_face_px, refiner=refiner
+            )
         return self._by_threshold[score_threshold].detect(image)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ class SourceSettings(Section):
     longest_side: int = Field(default=0, ge=0)
 
 
+READ_AHEAD = 64  # photographs that are decoded before they are asked for
 HALVINGS = 2  # smaller copies of a photograph that are kept: crops that shrink start from the nearest larger one
 
 
@@ -177,9 +178,33 @@ def load_source(
     Raises:
         DataError: labels or photographs are missing (unless optional), or none of them can be read.
     """
+    training: list[Photograph] = []
+    held_out: list[tuple[NDArray[np.uint8], LabelledPhotograph]] = []
+    for number, rgb, label, weight in read_source(settings, folders, say, threads):
+        if settings.hold_out_every and number % settings.hold_out_every == settings.hold_out_every - 1:
+            held_out.append((rgb, label))
+        else:
+            training.append(make_photograph(rgb, label, weight, settings.longest_side))
+    return training, held_out
+
+
+def read_source(
+    settings: SourceSettings, folders: Sequence[Path], say: Callable[[str], None], threads: int = 2
+) -> Iterator[tuple[int, NDArray[np.uint8], LabelledPhotograph, float]]:
+    """The photographs of a collection as they lie there, one after the other.
+
+    Args:
+        settings, folders, say, threads: as for `load_source`.
+
+    Yields:
+        The photograph's number among the labels, its RGB pixels, its labels, and what its landmarks count.
+
+    Raises:
+        DataError: labels or photographs are missing (unless optional), or none of them can be read.
+    """
     if settings.optional and find_data(settings.photographs, folders) is None:
         say(f"{settings.photographs} is in none of the data folders: training goes on without this collection")
-        return [], []
+        return
     labels = read_labels(require_data(settings.labels, folders))
     by_people = _photographs_by_people(settings, folders)
     read = _opener(require_data(settings.photographs, folders))
@@ -190,23 +215,19 @@ def load_source(
         except (ImageError, KeyError, OSError):
             return None
 
-    training: list[Photograph] = []
-    held_out: list[tuple[NDArray[np.uint8], LabelledPhotograph]] = []
     missing: list[str] = []
     with ThreadPoolExecutor(threads) as pool:
-        for number, (label, rgb) in enumerate(zip(labels, pool.map(load, labels), strict=True)):
-            if rgb is None:
-                missing.append(label.name)
-            elif settings.hold_out_every and number % settings.hold_out_every == settings.hold_out_every - 1:
-                held_out.append((rgb, label))
-            else:
-                weight = settings.landmark_weight if label.name in by_people else 1.0
-                training.append(make_photograph(rgb, label, weight, settings.longest_side))
+        for start in range(0, len(labels), READ_AHEAD):
+            block = labels[start : start + READ_AHEAD]
+            for number, (label, rgb) in enumerate(zip(block, pool.map(load, block), strict=True), start):
+                if rgb is None:
+                    missing.append(label.name)
+                else:
+                    yield number, rgb, label, settings.landmark_weight if label.name in by_people else 1.0
     if missing:
         say(f"{len(missing)} of {len(labels)} photographs of {settings.photographs} unreadable: {missing[:3]}, …")
-    if not training:
+    if len(missing) == len(labels):
         raise DataError(f"No photograph of {settings.labels} could be read from {settings.photographs}")
-    return training, held_out
 
 
 def read_photographs(photographs: Path, labels: Sequence[LabelledPhotograph]) -> list[NDArray[np.uint8]]:

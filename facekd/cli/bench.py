@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from facekd.cli.models import RefinerModel, open_detector
 from facekd.cli.output import JsonOption, Output
 from facekd.errors import ConfigError
 
@@ -73,6 +74,7 @@ def detection(
         Path | None, typer.Option("--labels", metavar="FILE|DIR", exists=True, help="Labels for --wider.")
     ] = None,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Our detector.")] = "detector",
+    refiner: RefinerModel = "refiner",
     peer: Annotated[str | None, typer.Option("--peer", metavar="NAME", help="yunet.")] = None,
     peer_models: PeerModels = None,
     rounds: Rounds = 30,
@@ -85,11 +87,10 @@ def detection(
     """
     with Output(json=json, threads=threads) as output:
         from facekd.bench.detection import compare_detectors, compare_on_wider, open_yunet, time_detectors
-        from facekd.detection.detector import Detector
 
         if (wider is None) != (wider_labels is None):
             raise ConfigError("--wider IMAGES and --labels FILE|DIR belong together")
-        ours = Detector(model)
+        ours = open_detector(model, refiner)
         times = time_detectors(ours, peer, peer_models, rounds, output.progress)
         yunet = open_yunet(peer, peer_models) if peer is not None else None
         answer: dict[str, Any] = {"times": {name: asdict(timing) for name, timing in times.items()}, "threads": threads}

@@ -10,6 +10,7 @@ import typer
 
 from facekd.cli import evaluate_open_set
 from facekd.cli.evaluation_tables import crops_table, detection_table, mask_table, row_table, verification_table
+from facekd.cli.models import RefinerModel, load_embedder, open_detector
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
 
@@ -79,7 +80,7 @@ def lfw(
         from facekd.evaluation.lfw import person_of
         from facekd.recognition.evaluate import evaluate_lfw
 
-        finder = _finder(detector) if mode is LfwMode.whole else None
+        finder = open_detector(detector) if mode is LfwMode.whole else None
         outcome = evaluate_lfw(
             folder, load_embedder(model, peer, peer_models), mode.value, finder, masked, part, output.progress
         )
@@ -107,7 +108,9 @@ def cfp(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_cfp
 
-        outcomes = evaluate_cfp(folder, load_embedder(model, peer, peer_models), _finder(detector), output.progress)
+        outcomes = evaluate_cfp(
+            folder, load_embedder(model, peer, peer_models), open_detector(detector), output.progress
+        )
         figures: dict[str, Any] = {name: outcome.figures() for name, outcome in outcomes.items()}
         undetected = {name for outcome in outcomes.values() for name in outcome.undetected}
         output.result({**figures, "undetected": len(undetected), "model": peer or model})
@@ -150,7 +153,7 @@ def pairs(
         from facekd.recognition.evaluate import evaluate_list
 
         embedder = load_embedder(model, peer, peer_models)
-        outcome = evaluate_list(file, images, embedder, _finder(detector), output.progress)
+        outcome = evaluate_list(file, images, embedder, open_detector(detector), output.progress)
         _plot_det(plot, outcome, output)
         figures = {**outcome.figures(), "model": peer or model}
         output.result(figures, text=verification_table(figures))
@@ -220,6 +223,7 @@ def detection(
         ),
     ] = None,
     model: DetectorModel = "detector",
+    refiner: RefinerModel = "refiner",
     all_views: AllViews = False,
     long_side: LongSide = None,
     sheet: Sheet = None,
@@ -235,7 +239,7 @@ def detection(
         from facekd.detection.label_formats import read_any_labels
         from facekd.evaluation.photographs import Photographs, folder_or_archive
 
-        finder = _detector(model, peer, peer_models, all_views)
+        finder = _detector(model, refiner, peer, peer_models, all_views)
         labels = read_split(folder, split) if labels_path is None else read_any_labels(labels_path, folder)
         photographs = folder_or_archive(folder, split) if labels_path is None else Photographs(folder)
         names = [photograph.name for photograph in labels]
@@ -264,6 +268,7 @@ def wider(
         ),
     ],
     model: DetectorModel = "detector",
+    refiner: RefinerModel = "refiner",
     all_views: AllViews = False,
     peer: Peer = None,
     peer_models: PeerModels = None,
@@ -274,7 +279,9 @@ def wider(
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import evaluate_wider
 
-        figures = evaluate_wider(images, labels, _detector(model, peer, peer_models, all_views), output.progress)
+        figures = evaluate_wider(
+            images, labels, _detector(model, refiner, peer, peer_models, all_views), output.progress
+        )
         output.result({**figures, "model": peer or model}, text=row_table(figures))
 
 
@@ -286,6 +293,7 @@ def landmarks(
         str | None, typer.Option("--source", metavar="NAME", help="Only photographs of this source (photographs.csv).")
     ] = None,
     model: DetectorModel = "detector",
+    refiner: RefinerModel = "refiner",
     all_views: AllViews = False,
     long_side: LongSide = None,
     peer: Peer = None,
@@ -297,7 +305,7 @@ def landmarks(
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import evaluate_landmarks
 
-        finder = _detector(model, peer, peer_models, all_views)
+        finder = _detector(model, refiner, peer, peer_models, all_views)
         figures = evaluate_landmarks(folder, split, finder, source, output.progress, long_side_px=long_side)
         output.result({**figures, "model": peer or model}, text=row_table(figures))
 
@@ -319,35 +327,17 @@ def mask(
         output.result({**figures, "model": model}, text=mask_table(figures))
 
 
-def load_embedder(model: str, peer: str | None, folder: Path | None) -> Any:
-    """The embedder that --model or --peer names."""
-    if peer is None:
-        from facekd.recognition.embedder import Embedder
-
-        return Embedder(model)
-    from facekd.bench.peers import SFace, peer_file
-
-    if peer != SFace.name:
-        raise ConfigError(f"{peer!r} is no embedder; the peer here is {SFace.name}")
-    return SFace(peer_file(peer, folder))
-
-
-def _detector(model: str, peer: str | None, folder: Path | None, all_views: bool) -> Any:
+def _detector(model: str, refiner: str, peer: str | None, folder: Path | None, all_views: bool) -> Any:
     if peer is None:
         from facekd.detection import evaluate as runs
 
-        return runs.AllViews(_finder(model)) if all_views else _finder(model)
+        finder = open_detector(model, refiner)
+        return runs.AllViews(finder) if all_views else finder
     from facekd.bench.peers import YuNet, peer_file
 
     if peer != YuNet.name:
         raise ConfigError(f"{peer!r} is no detector; the peer here is {YuNet.name}")
     return YuNet(peer_file(peer, folder))
-
-
-def _finder(model: str) -> Any:
-    from facekd.detection.detector import Detector
-
-    return Detector(model)
 
 
 def _plot_det(target: Path | None, outcome: PairOutcome, output: Output) -> None:

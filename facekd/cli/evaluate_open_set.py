@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from facekd.cli.models import load_embedder
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
 
@@ -82,7 +83,6 @@ def open_set(
     Thresholds come from the people of one split, the judgement from those of another and from LFW.
     """
     with Output(json=json, threads=threads) as output:
-        from facekd.cli.evaluate import load_embedder
         from facekd.gallery.calibration import Calibration
         from facekd.gallery.evaluate import Embedding, calibrate_people, open_set_of, shows_labelled_person
         from facekd.gallery.fusion import parse_fusion

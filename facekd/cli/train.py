@@ -15,6 +15,7 @@ from facekd.errors import ConfigError
 # The stage that trains each kind of recipe: a module with `Recipe` and `build_task(recipe)`.
 STAGES = {
     "detector": "facekd.detection.train",
+    "refiner": "facekd.detection.refine_train",
     "embedder": "facekd.recognition.train",
     "mask": "facekd.recognition.mask_train",
 }

@@ -100,4 +100,4 @@ def open_detector(weights: Path, preprocessing: Preprocessing) -> RawDetector:
         preprocessing=preprocessing,
         folder=weights.resolve().parent,
     )
-    return Detector(record)
+    return Detector(record, refiner=None)

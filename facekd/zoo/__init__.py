@@ -25,8 +25,8 @@ from facekd.errors import ConfigError, ModelError
 ZOO_FOLDER = Path(__file__).resolve().parent
 ZOO_VARIABLE = "FACEKD_ZOO"
 
-Task = Literal["detector", "embedder", "mask"]
-TASKS: tuple[Task, ...] = ("detector", "embedder", "mask")
+Task = Literal["detector", "refiner", "embedder", "mask"]
+TASKS: tuple[Task, ...] = ("detector", "refiner", "embedder", "mask")
 
 _REINSTALL = "reinstall facekd, or point FACEKD_ZOO at a folder with a good manifest.toml"
 
@@ -49,7 +49,7 @@ class Preprocessing(_Record):
     """Pixels; 0 means any multiple of ``multiple``."""
     multiple: int = Field(default=1, ge=1)
     layout: Literal["NCHW"] = "NCHW"
-    template: Literal["arcface-112", "none"] = "none"
+    template: Literal["arcface-112", "face-64", "none"] = "none"
 
     def apply(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """RGB pictures uint8 (N, H, W, 3) as the network's input, float32 (N, 3, H, W).
@@ -122,6 +122,9 @@ class ModelRecord(_Record):
         if self.task == "detector":
             if (got.width, got.height, got.template) != (0, 0, "none") or got.multiple % 32:
                 raise ValueError("a detector needs width 0, height 0, a multiple of 32 and template 'none'")
+        elif self.task == "refiner":
+            if (got.width, got.height, got.template) != (64, 64, "face-64"):
+                raise ValueError("a refiner needs width 64, height 64 and template 'face-64'")
         elif (got.width, got.height, got.template) != (112, 112, "arcface-112"):
             raise ValueError(f"a model for {self.task!r} needs width 112, height 112 and template 'arcface-112'")
         return self
@@ -184,9 +187,9 @@ def find_model(name_or_task_or_path: str | os.PathLike[str]) -> ModelRecord:
     """The record of a model.
 
     Args:
-        name_or_task_or_path: a task ("detector", "embedder", "mask": that task's default), a model's name in the
-            manifest, or the path of an .onnx file beside which a .toml of the same name holds its record (the keys of
-            one model of the manifest; ``name`` and ``file`` may be left out).
+        name_or_task_or_path: a task ("detector", "refiner", "embedder", "mask": that task's default), a model's name
+            in the manifest, or the path of an .onnx file beside which a .toml of the same name holds its record (the
+            keys of one model of the manifest; ``name`` and ``file`` may be left out).
 
     Raises:
         ConfigError: no such model.
@@ -203,6 +206,16 @@ def find_model(name_or_task_or_path: str | os.PathLike[str]) -> ModelRecord:
         known = ", ".join(sorted({*manifest.models, *manifest.defaults}))
         raise ConfigError(f"there is no model {wanted!r}; choose one of {known}, or give the path of an .onnx file")
     return manifest.models[wanted]
+
+
+def default_model(task: Task) -> ModelRecord | None:
+    """The zoo's model for a task; None where it has none.
+
+    Raises:
+        ModelError: the manifest is missing or wrong.
+    """
+    manifest = load_manifest()
+    return manifest.models[manifest.defaults[task]] if task in manifest.defaults else None
 
 
 def read_model(record: ModelRecord) -> bytes:

@@ -22,11 +22,11 @@ from facekd.errors import ConfigError
 from facekd.geometry import box_area, box_iou
 from facekd.images import load_image
 
-LEAST_LIKENESS = 0.7
+LEAST_LIKENESS = 0.85
 """Correlation with how the face looked when the detector last saw it, below which following it is doubtful."""
 CUT_DIFFERENCE = 12.0
 """Grey levels by which the thumbnails of two frames differ where the scene changed, if no face can be followed."""
-ONE_PLACE = 0.5
+ONE_PLACE = 0.3
 """Share of the smaller of two boxes that lies in the other, from which the flow of one may end on the other's face."""
 _KEEP_FRAMES = 15
 

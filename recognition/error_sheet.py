@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from facekd.evaluation.lfw import LfwPhotographs
 from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.evaluation.photographs import Photographs
 from facekd.images import load_image, save_image
 from facekd.recognition.evaluate import PairOutcome
+
+Picture = Callable[[str], NDArray[np.uint8]]
+Row = tuple[NDArray[np.uint8], NDArray[np.uint8], str]
 
 SIDE_PX = 112
 CAPTION_PX = 18
@@ -27,7 +32,7 @@ def worst_pairs(outcome: PairOutcome, each: int = EACH) -> tuple[list[int], list
     return [int(k) for k in order[~same][::-1][:each]], [int(k) for k in order[same][:each]]
 
 
-def error_sheet(rows: list[tuple[NDArray[np.uint8], NDArray[np.uint8], str]]) -> NDArray[np.uint8]:
+def error_sheet(rows: list[Row]) -> NDArray[np.uint8]:
     """Pairs side by side with a caption each, `COLUMNS` pairs a line, on white: RGB uint8."""
     lines = max(-(-len(rows) // COLUMNS), 1)
     cell_width, cell_height = 2 * SIDE_PX + 10, SIDE_PX + CAPTION_PX
@@ -47,7 +52,6 @@ def save_lfw_sheet(
 ) -> None:
     """Save the worst errors on LFW: whole photographs, and for masked probes the centre with the mask drawn on it."""
     photographs = LfwPhotographs(Path(root))
-    false_matches, false_non_matches = worst_pairs(outcome)
 
     def centre(name: str) -> NDArray[np.uint8]:
         picture = load_image(photographs.read(name))
@@ -55,11 +59,36 @@ def save_lfw_sheet(
         inner = np.ascontiguousarray(picture[top : picture.shape[0] - top, left : picture.shape[1] - left])
         return np.asarray(cv2.resize(inner, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
-    rows = []
-    for kind, numbers in (("different", false_matches), ("same", false_non_matches)):
-        for k in numbers:
-            second = centre(outcome.pairs.second[k])
-            if masked:  # about where it was: the sheet is to be looked at, not measured
-                second = draw_mask(second, mask_kind(photographs.file_name(outcome.pairs.second[k])))
-            rows.append((centre(outcome.pairs.first[k]), second, f"{kind} people, {outcome.scores[k]:.3f}"))
+    def probe(name: str) -> NDArray[np.uint8]:
+        # About where the mask was: the sheet is to be looked at, not measured.
+        return draw_mask(centre(name), mask_kind(photographs.file_name(name))) if masked else centre(name)
+
+    save_image(target, error_sheet(_rows(outcome, centre, probe)))
+
+
+def save_cfp_sheet(
+    target: str | os.PathLike[str], root: str | os.PathLike[str], outcomes: Mapping[str, PairOutcome]
+) -> None:
+    """Save the worst errors on CFP, frontal against frontal and then against profile, as whole photographs."""
+    photographs = Photographs(root)
+
+    def small(name: str) -> NDArray[np.uint8]:
+        picture = load_image(photographs.read(name))
+        return np.asarray(cv2.resize(picture, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
+
+    rows = [row for name, outcome in outcomes.items() for row in _rows(outcome, small, small, f"{name}: ")]
     save_image(target, error_sheet(rows))
+
+
+def _rows(outcome: PairOutcome, first: Picture, second: Picture, protocol: str = "") -> list[Row]:
+    """What a sheet shows of the worst pairs: two pictures and a caption each."""
+    false_matches, false_non_matches = worst_pairs(outcome)
+    return [
+        (
+            first(outcome.pairs.first[k]),
+            second(outcome.pairs.second[k]),
+            f"{protocol}{kind} people, {outcome.scores[k]:.3f}",
+        )
+        for kind, numbers in (("different", false_matches), ("same", false_non_matches))
+        for k in numbers
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,22 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def plot_det(target: Path, mated: NDArray[np.float64], non_mated: NDArray[np.float64]) -> None:
-    """Save the detection error trade-off with logarithmic axes; the suffix of `target` says the format."""
-    curve = det_curve(mated, non_mated)
+def plot_det(target: Path, scores: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
+    """Save detection error trade-offs with logarithmic axes; the suffix of `target` says the format.
+
+    Args:
+        target: file to write.
+        scores: of mated and of non-mated pairs, by the name of their protocol; one curve each.
+    """
     figure, axes = _figure(5, 4.5)
-    floor = 0.5 / len(non_mated), 0.5 / len(mated)
-    axes.loglog(np.maximum(curve.fmr, floor[0]), np.maximum(curve.fnmr, floor[1]), drawstyle="steps-post")
-    rate = equal_error_rate(mated, non_mated)
-    axes.plot([rate], [rate], "o", label=f"EER {100 * rate:.2f} %")
-    axes.set(
-        xlabel="false-match rate", ylabel="false-non-match rate", title=f"{len(mated) + len(non_mated)} comparisons"
-    )
+    for name, (mated, non_mated) in scores.items():
+        curve = det_curve(mated, non_mated)
+        fmr, fnmr = np.maximum(curve.fmr, 0.5 / len(non_mated)), np.maximum(curve.fnmr, 0.5 / len(mated))
+        (line,) = axes.loglog(fmr, fnmr, drawstyle="steps-post")
+        rate = equal_error_rate(mated, non_mated)
+        label = f"{name}, {len(mated) + len(non_mated)} comparisons: EER {100 * rate:.2f} %"
+        axes.plot([rate], [rate], "o", color=line.get_color(), label=label)
+    axes.set(xlabel="false-match rate", ylabel="false-non-match rate")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(target, dpi=150)

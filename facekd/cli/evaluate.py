@@ -89,7 +89,7 @@ def lfw(
 
             save_lfw_sheet(sheet, folder, outcome, masked)
             output.say(f"the worst errors are in {sheet}")
-        _plot_det(plot, outcome, output)
+        _plot_det(plot, {"LFW": outcome}, output)
         figures = {**outcome.figures(person_of), "mode": mode.value, "masked": masked, "model": peer or model}
         output.result(figures, text=verification_table(figures))
 
@@ -99,6 +99,8 @@ def cfp(
     folder: Folder,
     model: Embedder = "embedder",
     detector: Finder = "detector",
+    sheet: Sheet = None,
+    plot: Plot = None,
     peer: Peer = None,
     peer_models: PeerModels = None,
     json: JsonOption = False,
@@ -111,6 +113,12 @@ def cfp(
         outcomes = evaluate_cfp(
             folder, load_embedder(model, peer, peer_models), open_detector(detector), output.progress
         )
+        if sheet is not None:
+            from facekd.recognition.error_sheet import save_cfp_sheet
+
+            save_cfp_sheet(sheet, folder, outcomes)
+            output.say(f"the worst errors are in {sheet}")
+        _plot_det(plot, outcomes, output)
         figures: dict[str, Any] = {name: outcome.figures() for name, outcome in outcomes.items()}
         undetected = {name for outcome in outcomes.values() for name in outcome.undetected}
         output.result({**figures, "undetected": len(undetected), "model": peer or model})
@@ -131,7 +139,7 @@ def bin_file(
         from facekd.recognition.evaluate import evaluate_bin
 
         outcome = evaluate_bin(file, load_embedder(model, peer, peer_models), output.progress)
-        _plot_det(plot, outcome, output)
+        _plot_det(plot, {file.stem: outcome}, output)
         figures = {**outcome.figures(), "model": peer or model}
         output.result(figures, text=verification_table(figures))
 
@@ -154,7 +162,7 @@ def pairs(
 
         embedder = load_embedder(model, peer, peer_models)
         outcome = evaluate_list(file, images, embedder, open_detector(detector), output.progress)
-        _plot_det(plot, outcome, output)
+        _plot_det(plot, {file.stem: outcome}, output)
         figures = {**outcome.figures(), "model": peer or model}
         output.result(figures, text=verification_table(figures))
 
@@ -340,11 +348,12 @@ def _detector(model: str, refiner: str, peer: str | None, folder: Path | None, a
     return YuNet(peer_file(peer, folder))
 
 
-def _plot_det(target: Path | None, outcome: PairOutcome, output: Output) -> None:
+def _plot_det(target: Path | None, outcomes: dict[str, PairOutcome], output: Output) -> None:
     if target is not None:
         from facekd.bench.plots import plot_det
 
-        plot_det(target, outcome.scores[outcome.pairs.same], outcome.scores[~outcome.pairs.same])
+        halves = {name: (o.scores[o.pairs.same], o.scores[~o.pairs.same]) for name, o in outcomes.items()}
+        plot_det(target, halves)
         output.say(f"the DET curve is in {target}")
 
 

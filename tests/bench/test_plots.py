@@ -17,7 +17,10 @@ from facekd.images import load_image
 
 def test_both_curves(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    plot_det(tmp_path / "det.png", rng.normal(1, 1, 50), rng.normal(0, 1, 50))
+    one, other = ((rng.normal(mean, 1, 50), rng.normal(0, 1, 50)) for mean in (1, 3))
+    plot_det(tmp_path / "det.png", {"easy": other, "hard": one})
+    plot_det(tmp_path / "one.png", {"hard": one})
+    assert not np.array_equal(load_image(tmp_path / "det.png"), load_image(tmp_path / "one.png"))
     boxes = np.array([[0, 0, 10, 10]], np.float32)
     points = np.zeros((1, 5, 2), np.float32)
     labels = [LabelledPhotograph("a", 20, 20, boxes, points, np.array([False]))]

@@ -19,7 +19,7 @@ from facekd.evaluation.masked import draw_mask, mask_kind
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import TEMPLATE
 from facekd.recognition.calibrate import calibrate_crops
-from facekd.recognition.error_sheet import save_lfw_sheet, worst_pairs
+from facekd.recognition.error_sheet import save_cfp_sheet, save_lfw_sheet, worst_pairs
 from facekd.recognition.evaluate import (
     embed_crops,
     evaluate_bin,
@@ -186,6 +186,15 @@ def test_cfp(tmp_path: Path) -> None:
     assert [name[-14:] for name in outcomes["FP"].undetected] == ["profile/02.jpg"]
     assert outcomes["FP"].scores[1] == 0.0
     assert outcomes["FP"].figures()["undetected"] == 1
+
+    save_cfp_sheet(tmp_path / "sheet.png", tmp_path, outcomes)
+    sheet = load_image(tmp_path / "sheet.png")
+    # Four pairs a line: each protocol has four different and four same pairs; the first shows two frontal photographs.
+    lines, columns = sheet.shape[0] // (112 + 18), sheet.shape[1] // (2 * 112 + 10)
+    assert (lines, columns) == (4, 4)
+    worst = worst_pairs(outcomes["FF"])[0][0]
+    colour = load_image(tmp_path / outcomes["FF"].pairs.first[worst])[56, 56].astype(int)
+    assert np.abs(sheet[56, 56].astype(int) - colour).max() < 12
 
 
 def test_bin(tmp_path: Path) -> None:

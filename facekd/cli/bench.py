@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from facekd.cli import bench_video
 from facekd.cli.models import RefinerModel, open_detector
 from facekd.cli.output import JsonOption, Output
 from facekd.errors import ConfigError
@@ -268,4 +269,5 @@ def _detection_table(answer: dict[str, Any], times: dict[str, Timing]) -> Table:
 
 def register(app: typer.Typer) -> None:
     """Add `bench …` to the application."""
+    bench_video.register(bench)
     app.add_typer(bench, name="bench")

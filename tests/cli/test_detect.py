@@ -113,11 +113,47 @@ def test_a_video_gives_one_object_a_line_with_rate_and_mask_status(
     assert [frame["frame"] for frame in frames] == [0, 1, 2]
     assert [len(frame["faces"]) for frame in frames] == [1, 0, 1]
     assert frames[0]["faces"][0]["mask"]["status"] == "incorrect"
+    assert all(frame["looked"] for frame in frames)
+    assert frames[0]["faces"][0] == {"id": 1, "detected": True, **_FakeFace().to_dict()}
     assert frames[0]["frames_per_second"] == 0.0
     assert frames[2]["frames_per_second"] > 0.0
     assert "3 frames; faces by mask status: incorrect 2" in captured.err
     with Video(str(tmp_path / "marked" / "clip.mp4")) as copy:
         assert len(list(copy)) == 3
+
+
+def test_with_key_frames_a_video_is_looked_at_less_often_and_every_face_keeps_its_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(_FakePipeline, "analyze", lambda self, image: looks.append(image.mean()) or [_FakeFace()])
+    scenery = (np.random.default_rng(0).integers(0, 2, (16, 20, 3)) * 120 + 60).astype(np.uint8)
+    clip = tmp_path / "clip.mp4"
+    with VideoFile(clip, 10.0) as file:
+        for _ in range(7):
+            file.write(np.kron(scenery, np.ones((8, 8, 1), np.uint8)))
+    assert cli.run(["detect", str(clip), "--every", "3", "--json", "--draw", str(tmp_path / "marked")]) == 0
+    captured = capsys.readouterr()
+    frames = [json.loads(line) for line in captured.out.splitlines()]
+    assert len(looks) == 3
+    assert [frame["looked"] for frame in frames] == [True, False, False, True, False, False, True]
+    faces = [face for frame in frames for face in frame["faces"]]
+    assert [face["id"] for face in faces] == [1] * 7
+    assert [face["detected"] for face in faces] == [frame["looked"] for frame in frames]
+    for face in faces:
+        assert face["box"] == pytest.approx(_FakeFace.box.tolist(), abs=1)
+        assert np.abs(np.array(face["landmarks"]) - _FakeFace.landmarks).max() < 1
+        assert face["mask"] == {"status": "incorrect", "score": 0.75}
+    assert "7 frames; faces by mask status: incorrect 7" in captured.err
+    assert "looked at 3 of them; ids given: 1" in captured.err
+    assert cli.run(["detect", str(clip), "--every", "0"]) == 2
+
+
+def test_ids_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr("facekd.drawing._draw_label", lambda canvas, mark, line: labels.append(mark.label))
+    assert cli.run(["detect", str(_clip(tmp_path / "clip.mp4")), "--draw", str(tmp_path / "marked")]) == 0
+    assert [label for label in labels if "frames/s" not in label] == ["#1 incorrect 0.75"] * 2
 
 
 def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

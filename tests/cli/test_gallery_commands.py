@@ -199,6 +199,34 @@ def test_a_video_gives_one_object_a_line(photo, answer, tmp_path, capsys):
     assert (tmp_path / "marked" / "clip.mp4").is_file()
 
 
+def test_between_key_frames_a_decision_stays_with_its_face(photo, answer, tmp_path, capsys, monkeypatch):
+    answer("enroll", "Ada", photo(10))
+    looks = []
+
+    def analyze(pipeline, image):
+        looks.append(image)
+        return [_Face(_unit(1), box=np.float32([30, 10, 80, 60]))]
+
+    monkeypatch.setattr(_Pipeline, "analyze", analyze)
+    tones = np.random.default_rng(0).integers(0, 2, (8, 16, 3)) * 120 + 60
+    scenery = np.kron(tones, np.ones((8, 8, 1))).astype(np.uint8)
+    with VideoFile(tmp_path / "clip.mp4", 10.0) as file:
+        for shift in range(6):
+            file.write(np.roll(scenery, shift, axis=1))
+    assert cli.run(["identify", str(tmp_path / "clip.mp4"), "--every", "4", "--json"]) == 0
+    frames = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [frame["looked"] for frame in frames] == [True, False, False, False, True, False]
+    assert len(looks) == 2
+    faces = [face for frame in frames for face in frame["faces"]]
+    assert [(face["id"], face["person"], face["detected"]) for face in faces] == [
+        (1, "Ada", frame["looked"]) for frame in frames
+    ]
+    assert [face["score"] for face in faces[:4]] == [faces[0]["score"]] * 4
+    # The decision stays, the box moves on.
+    assert [face["box"][0] for face in faces[:4]] == pytest.approx([30, 31, 32, 33], abs=0.5)
+    assert all("landmarks" not in face for face in faces)
+
+
 def test_marks_pictures_and_prints_a_table(photo, tmp_path, capsys):
     assert cli.run(["enroll", "Ada", photo(10)]) == 0
     assert cli.run(["identify", photo(10), photo(90), "--draw", str(tmp_path / "marked")]) == 0

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import ConfigError, DataError
+from facekd.errors import DataError
 from facekd.evaluation.detection import PhotographDetections
 
 SUBSETS = ("easy", "medium", "hard")
@@ -150,14 +150,13 @@ def voc_average_precision(recall: NDArray[np.float64], precision: NDArray[np.flo
 
 
 def read_wider_labels(source: str | os.PathLike[str]) -> list[WiderPhotograph]:
-    """Read labels with subsets: a text file, or the folder of the official ``.mat`` files (needs scipy).
+    """Read labels with subsets: a text file, or the folder of the official ``.mat`` files.
 
     The text has ``# event/file.jpg width height`` before the faces of a photograph and ``x y w h easy medium hard``
     for each face, the flags 0 or 1.
 
     Raises:
         DataError: the labels cannot be read, or are not in this form.
-        ConfigError: ``.mat`` files are to be read and scipy is not installed.
     """
     path = Path(source)
     return _read_mat(path) if path.is_dir() else _read_text(path)
@@ -194,10 +193,8 @@ def _photograph(name: str, table: NDArray[np.float64]) -> WiderPhotograph:
 
 
 def _read_mat(folder: Path) -> list[WiderPhotograph]:
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ConfigError("Reading .mat files needs scipy: pip install 'facekd[bench]'") from error
+    from scipy.io import loadmat  # takes a moment, and most labels are text
+
     try:
         faces = loadmat(folder / "wider_face_val.mat")
         lists = {subset: loadmat(folder / f"wider_{subset}_val.mat")["gt_list"] for subset in SUBSETS}

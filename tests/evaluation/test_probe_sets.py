@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from facekd.evaluation.all_pairs import HISTOGRAM_BINS, compare_all, operating_points
 from facekd.evaluation.bootstrap import draw_weights
@@ -123,7 +124,6 @@ def test_intervals_hold_the_rate_and_grow_where_few_people_make_the_false_matche
 
 def test_the_correction_is_that_of_scipy() -> None:
     """One sample of people with one number each: the rate of marked pairs is then no mean, but BCa is defined alike."""
-    stats = pytest.importorskip("scipy.stats")
     from facekd.evaluation.probe_sets import _accelerations, _corrected
 
     rng = np.random.default_rng(3)

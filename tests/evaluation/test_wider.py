@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from facekd.errors import DataError
 from facekd.evaluation.detection import PhotographDetections
@@ -168,14 +169,12 @@ def test_text_errors(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_mat_labels(tmp_path: Path) -> None:
-    scipy_io = pytest.importorskip("scipy.io", reason="reading .mat files is an extra")
-
     def cells(*items: object) -> np.ndarray:
         table = np.empty((len(items), 1), object)
         table[:, 0] = items
         return table
 
-    scipy_io.savemat(
+    savemat(
         tmp_path / "wider_face_val.mat",
         {
             "event_list": cells("0--Parade", "1--Meeting"),
@@ -185,9 +184,7 @@ def test_mat_labels(tmp_path: Path) -> None:
     )
     kept = {"easy": np.zeros((0, 1)), "medium": np.array([[2]]), "hard": np.array([[1], [2]])}
     for subset, numbers in kept.items():
-        scipy_io.savemat(
-            tmp_path / f"wider_{subset}_val.mat", {"gt_list": cells(cells(numbers), cells(np.array([[1]])))}
-        )
+        savemat(tmp_path / f"wider_{subset}_val.mat", {"gt_list": cells(cells(numbers), cells(np.array([[1]])))})
     first, second = read_wider_labels(tmp_path)
     assert (first.name, second.name) == ("0--Parade/a.jpg", "1--Meeting/b.jpg")
     np.testing.assert_array_equal(first.boxes, [[1, 2, 4, 6], [5, 6, 12, 14]])
@@ -196,6 +193,5 @@ def test_mat_labels(tmp_path: Path) -> None:
 
 
 def test_mat_folder_without_files(tmp_path: Path) -> None:
-    pytest.importorskip("scipy.io", reason="reading .mat files is an extra")
     with pytest.raises(DataError, match="official evaluation tools"):
         read_wider_labels(tmp_path)

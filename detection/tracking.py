@@ -29,6 +29,7 @@ CUT_DIFFERENCE = 12.0
 ONE_PLACE = 0.3
 """Share of the smaller of two boxes that lies in the other, from which the flow of one may end on the other's face."""
 _KEEP_FRAMES = 15
+_PACE_FRAMES = 5  # over about so many frames the pace of a face is taken: from one to the next, boxes tremble
 
 
 class HasBox(Protocol):
@@ -102,13 +103,15 @@ class _Track(Generic[F]):
     def __init__(self, identifier: int, face: F, frame: int, now: GreyFrame, block: int) -> None:
         self.id = identifier
         self.looks = 0  # how often the detector saw it
-        self.pace: npt.NDArray[np.floating] = np.zeros(2)  # pixels a frame, from one sighting to the next
+        self.pace: npt.NDArray[np.floating] = np.zeros(2)  # pixels a frame, by what the detector saw
         self.last_seen, self.seen_at = face, frame
         self.see(face, frame, now, block)
 
     def see(self, face: F, frame: int, now: GreyFrame, block: int) -> None:
         """The detector found it."""
-        self.pace = (_centre(face) - _centre(self.last_seen)) / max(1, frame - self.seen_at)
+        frames = max(1, frame - self.seen_at)
+        step = (_centre(face) - _centre(self.last_seen)) / frames
+        self.pace = self.pace + (1.0 if self.looks == 1 else min(1.0, frames / _PACE_FRAMES)) * (step - self.pace)
         self.last_seen, self.seen_at = face, frame
         self.box = np.array(face.box, np.float32)
         self.landmarks = np.array(face.landmarks, np.float32)

@@ -8,14 +8,14 @@ hits both. Times are means over all frames, since a frame that is looked at cost
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facekd.bench.synthetic_video import PORTRAITS, Actor, Picture, Pose, play
-from facekd.detection.tracking import FaceLike, FaceTracker, Looks, TrackedFrame
+from facekd.detection.tracking import FaceLike, FaceTracker, HasBox, Looks, TrackedFrame
 from facekd.errors import ConfigError
 from facekd.evaluation.progress import Progress, silently
 from facekd.geometry import box_iou
@@ -53,6 +53,7 @@ class VideoReport:
         followed: boxes on the frames that were not looked at.
         iou_mean, iou_low: overlap of these with the boxes of a look at every frame, mean and first decile; 0 where that
             look found nobody there.
+        iou_unmoved_mean: the same mean had they stayed where the detector last saw them.
         kept: of the faces that a look finds in those frames, the share that was followed with an overlap of 0.5.
         ids: how many were given with key frames, and with a look at every frame; ``PEOPLE`` is right.
     """
@@ -65,6 +66,7 @@ class VideoReport:
     followed: int
     iou_mean: float
     iou_low: float
+    iou_unmoved_mean: float
     kept: float
     ids: tuple[int, int]
 
@@ -102,8 +104,10 @@ def bench_video(
         followed = sometimes.track(picture)
         seconds += between - start, clock() - between
         pairs.append((looked, followed))
-    overlaps = [_overlaps(*pair) for pair in pairs if not pair[1].looked]
-    of_followed = np.concatenate([overlap.max(axis=1, initial=0) for overlap in overlaps])
+    between_looks = [pair for pair in pairs if not pair[1].looked]
+    overlaps = [_overlaps(followed.faces, looked.faces) for looked, followed in between_looks]
+    unmoved = [_overlaps([f.last_seen for f in followed.faces], looked.faces) for looked, followed in between_looks]
+    of_followed, of_unmoved = (np.concatenate([o.max(axis=1, initial=0) for o in both]) for both in (overlaps, unmoved))
     of_looked = np.concatenate([overlap.max(axis=0, initial=0) for overlap in overlaps])
     every_frame_ms, key_frames_ms = seconds / len(pictures) * 1000
     return VideoReport(
@@ -115,15 +119,15 @@ def bench_video(
         followed=len(of_followed),
         iou_mean=float(of_followed.mean()) if len(of_followed) else 0.0,
         iou_low=float(np.quantile(of_followed, 0.1)) if len(of_followed) else 0.0,
+        iou_unmoved_mean=float(of_unmoved.mean()) if len(of_unmoved) else 0.0,
         kept=float((of_looked >= 0.5).mean()) if len(of_looked) else 0.0,
         ids=(_ids(followed for _, followed in pairs), _ids(looked for looked, _ in pairs)),
     )
 
 
-def _overlaps(looked: TrackedFrame[FaceLike], followed: TrackedFrame[FaceLike]) -> NDArray[np.floating]:
+def _overlaps(followed: Sequence[HasBox], looked: Sequence[HasBox]) -> NDArray[np.floating]:
     """IoU of every followed box with every box of the look: (followed, looked)."""
-    boxes = [np.array([face.box for face in frame.faces], np.float32).reshape(-1, 4) for frame in (followed, looked)]
-    return box_iou(*boxes)
+    return box_iou(*(np.array([face.box for face in faces], np.float32).reshape(-1, 4) for faces in (followed, looked)))
 
 
 def _ids(frames: Iterator[TrackedFrame[FaceLike]]) -> int:

@@ -48,7 +48,7 @@ def video(
         pipeline = FacePipeline()
         looks: dict[str, Any] = {"detector": pipeline.detector, "pipeline": _Pipeline(pipeline.analyze)}
         reports = {name: bench_video(look, every, frames, output.progress) for name, look in looks.items()}
-        answer = {"every": every, "threads": threads, "people": PEOPLE}
+        answer: dict[str, Any] = {"every": every, "threads": threads, "people": PEOPLE}
         answer |= {name: asdict(report) for name, report in reports.items()}
         output.result(answer, text=_table(reports, every))
 
@@ -61,7 +61,8 @@ def _table(reports: dict[str, VideoReport], every: int) -> Table:
         "ratio": lambda report: f"{report.ratio:.2f}",
         "frames looked at": lambda report: f"{report.looks} of {report.frames}",
         "followed boxes: IoU with a look's, mean": lambda report: f"{report.iou_mean:.3f}",
-        "first decile": lambda report: f"{report.iou_low:.3f}",
+        "followed boxes: first decile": lambda report: f"{report.iou_low:.3f}",
+        "had they stayed where they were seen, mean": lambda report: f"{report.iou_unmoved_mean:.3f}",
         "faces of a look that were followed": lambda report: f"{report.kept:.3f}",
         "ids, key frames and every frame": lambda report: f"{report.ids[0]}, {report.ids[1]}",
     }

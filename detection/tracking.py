@@ -24,8 +24,9 @@ from facekd.images import load_image
 
 LEAST_LIKENESS = 0.85
 """Correlation with how the face looked when the detector last saw it, below which following it is doubtful."""
-CUT_DIFFERENCE = 12.0
-"""Grey levels by which the thumbnails of two frames differ where the scene changed, if no face can be followed."""
+CUT_DIFFERENCE = 25.0
+"""Grey levels by which the thumbnails of two frames differ where the scene changed, if no face can be followed. Of 60
+photographs each differs from the next by 34 and more; panned by one part in 35 of the width, half of them by 19."""
 ONE_PLACE = 0.3
 """Share of the smaller of two boxes that lies in the other, from which the flow of one may end on the other's face."""
 _KEEP_FRAMES = 15

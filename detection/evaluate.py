@@ -1,7 +1,7 @@
 """Running a detector over labelled photographs: detection figures, WIDER FACE, landmarks.
 
 The arithmetic is in `facekd.evaluation`; here photographs meet the detector. Unless a long side is asked for, every
-photograph is shown at its own size, in one single look.
+photograph is shown at its own size, in one single look (and each face of it in a second one, see `Detector`).
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ class AllViews:
 
     def __init__(self, detector: Detector) -> None:
         self.score_threshold = detector.score_threshold
-        refiner = detector.refiner.record if detector.refiner else None
-        self._settings = (detector.record, detector.nms_iou, detector.min_face_px, refiner)
+        self.refiner = detector.refiner
+        refiner = self.refiner.record if self.refiner else None
+        self._settings = (detector.record, detector.nms_iou, detector.min_face_px, detector.threads, refiner)
         self._by_threshold: dict[float, Detector] = {detector.score_threshold: detector}
 
     def detect_raw(self, image: ImageSource, score_threshold: float) -> list[Detection]:
         """Faces from that score on."""
         if score_threshold not in self._by_threshold:
-            record, nms_iou, min_face_px, refiner = self._settings
+            record, nms_iou, min_face_px, threads, refiner = self._settings
             self._by_threshold[score_threshold] = Detector(
-                record, score_threshold, nms_iou, min_face_px, refiner=refiner
+                record, score_threshold, nms_iou, min_face_px, threads, refiner
             )
         return self._by_threshold[score_threshold].detect(image)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from facekd.detection.refiner import EYES_PX, OUTPUTS, SIDE_PX, TEMPLATE
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Section, TrainingSettings
 from facekd.engine.task import Task
+from facekd.errors import DataError
 from facekd.zoo import Preprocessing
 
 SQUARE = Preprocessing(
@@ -52,7 +53,8 @@ class DataSettings(Section):
         sources: collections to train on.
         validation: judged by.
         detector: whose mistakes are corrected: a model of the zoo, or its file.
-        least_score: its detections from this score on become patches.
+        least_score: its detections from this score on become patches; it takes one look at each photograph, with a long
+            side of at most 640 px.
         most: of one photograph, at most so many of its detections, the surest first.
         batch: squares in a batch.
         faces: share of these that show a face.
@@ -70,6 +72,15 @@ class DataSettings(Section):
     faces: float = Field(default=0.6, gt=0, lt=1)
     squares: SquareSettings = SquareSettings()
     changes: ChangeSettings = ChangeSettings(mask=0.12, cover=0.1)
+
+    @field_validator("sources", "validation")
+    @classmethod
+    def _nothing_is_ignored(cls, value: Any) -> Any:
+        for source in value if isinstance(value, tuple) else (value,):
+            for key in ("weight", "hold_out_every", "longest_side"):
+                if getattr(source, key) != SourceSettings.model_fields[key].default:
+                    raise ValueError(f"{key} means nothing to a refiner; leave it out")
+        return value
 
 
 class LossSettings(Section):
@@ -143,6 +154,8 @@ class RefinerTask:
         self.student = self.module = network
         self._train = train
         faces, others = np.flatnonzero(train.faces), np.flatnonzero(~train.faces)
+        if not len(faces):
+            raise DataError("no labelled face could be cut from the training photographs: nothing can be learnt")
         shares = np.where(np.isfinite(train.points[faces, 0, 0]), train.weights[faces], 1.0)
         self._faces, self._face_shares, self._others = faces, shares / shares.sum(), others
         self._val, self._val_pixels = judged_squares(val)
@@ -216,9 +229,18 @@ def make_batch(
 
 
 def judged_squares(patches: Patches) -> tuple[RefinerBatch, NDArray[np.uint8]]:
-    """What a detector laid, as the run time would show it; landmarks are judged where they weigh most: by people."""
+    """What a detector laid, nearly as the run time would show it (patches are one resampling away).
+
+    Landmarks are judged where they weigh most: where people placed them, if a recipe weighs these more.
+
+    Raises:
+        DataError: the detector found no face whose landmarks are known.
+    """
     rows = np.flatnonzero(patches.framed)
-    best = patches.weights[rows].max(initial=0.0)
+    known = np.isfinite(patches.points[rows]).all(axis=(1, 2))
+    if not known.any():
+        raise DataError("the detector found no face with known landmarks in the validation photographs to judge by")
+    best = patches.weights[rows][known].max()
     still = SquareSettings(shift=0.0, turn=0.0, scale=0.0, flip=0.0, small=0.0)
     nothing = ChangeSettings(**dict.fromkeys(ChangeSettings.model_fields, 0.0))
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from facekd.errors import ModelError
 from facekd.geometry import apply_affine, estimate_similarity, invert_affine
 from facekd.runtime import open_model
-from facekd.warp import warp_square
+from facekd.warp import ARCFACE_TEMPLATE, warp_square
 from facekd.zoo import ModelRecord
 
 SIDE_PX = 64
@@ -27,27 +27,32 @@ SIDE_PX = 64
 EYES_PX = 16.0
 """Distance of the eyes in it, and the unit of the network's answers."""
 
-TEMPLATE: npt.NDArray[np.float64] = (
-    np.array([[-17.73, -20.25], [17.51, -20.44], [0.0, -0.21], [-14.48, 20.42], [14.7, 20.26]]) * (EYES_PX / 35.24)
-) + np.array([SIDE_PX / 2, SIDE_PX / 2 + 1])
+_SCALE = EYES_PX / float(np.linalg.norm(ARCFACE_TEMPLATE[1] - ARCFACE_TEMPLATE[0]))
+TEMPLATE: npt.NDArray[np.float64] = (ARCFACE_TEMPLATE - ARCFACE_TEMPLATE.mean(axis=0)) * _SCALE + np.array(
+    [SIDE_PX / 2, SIDE_PX / 2 + 1]  # the brow is nearer to the landmarks' middle than the chin
+)
 """Where the square has left eye, right eye, nose and mouth corners if the detector was right: ArcFace's proportions."""
 TEMPLATE.flags.writeable = False
 
 BOX_SIDE_EYES = 2.6
-"""Side of an ordinary face's box (square root of its area) in distances of its eyes."""
+"""Side of an ordinary face's box (square root of its area) in distances of its eyes, as labels have it."""
+
+MOST_OFF = 3.0
+"""Landmarks whose frame is so many times larger or smaller than their box says are not believed: the box lays it."""
 
 OUTPUTS = ("points", "boxes", "scores")
 
 SUREST = 0.98
-"""The refiner's score counts for no more than this (and no less than one minus this): what it must see is bounded."""
+"""The refiner's score counts for no more than this, and for no less than one minus this: so a low score of the detector
+can be given up at once, without a second look that could not save it."""
 
 LEAST_FIRST_SCORE = 0.02
-"""Of what the detector gives less than this, no face can be made."""
+"""What the detector gives less than this gets no second look. Curves begin there, too (`evaluate.LOWEST_SCORE`)."""
 
 _RUN_FACES = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Refined:
     """Corrected faces.
 
@@ -85,12 +90,13 @@ class Refiner:
         Args:
             image: RGB uint8 (H, W, 3).
             boxes: (N, 4) ``x1, y1, x2, y2`` in pixels of ``image``, as the detector found them.
-            landmarks: (N, 5, 2) likewise. Where they determine no frame, all in one spot, the box lays it.
+            landmarks: (N, 5, 2) likewise. Where they do not fit their box (all in one spot, mirrored, far too large),
+                the box lays the frame. All finite.
 
         Raises:
-            ModelError: the model fails, or its answers have other shapes.
+            ModelError: the model fails, or its answers have other shapes or are not finite.
         """
-        frames = [_frame(box, points) for box, points in zip(boxes, landmarks, strict=True)]
+        frames = [frame_of(box, points) for box, points in zip(boxes, landmarks, strict=True)]
         answers = [
             self._look(np.stack([warp_square(image, frame, SIDE_PX) for frame in frames[start : start + _RUN_FACES]]))
             for start in range(0, len(frames), _RUN_FACES)
@@ -116,6 +122,8 @@ class Refiner:
         if tuple(output.shape for output in outputs) != wanted:
             got = {name: by_name[name].shape for name in OUTPUTS}
             raise ModelError(f"the refiner {self.record.name!r} gives {got} for {len(squares)} faces; export it again")
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise ModelError(f"the refiner {self.record.name!r} gives numbers that are not finite; replace the model")
         return outputs
 
 
@@ -132,7 +140,10 @@ def joint_score(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating
 
 
 def lowest_first_score(threshold: float) -> float:
-    """The detector's score below which no joint score reaches ``threshold``: nothing below it need be looked at."""
+    """The detector's score below which no joint score reaches ``threshold``: nothing below it need be looked at.
+
+    At least `LEAST_FIRST_SCORE`, whatever the threshold. At a threshold of 1 nothing is left: no joint score is 1.
+    """
     if threshold >= 1:
         return 1.0
     odds = (threshold / (1 - threshold)) ** 2 * (1 - SUREST) / SUREST
@@ -148,13 +159,22 @@ def square_frame(landmarks: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return estimate_similarity(landmarks, TEMPLATE)
 
 
-def _frame(box: npt.NDArray[np.floating], landmarks: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def frame_of(box: npt.NDArray[np.floating], landmarks: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """The frame (2, 3) of a face: by its five landmarks (5, 2), or by its box (4,) where they do not fit it."""
+    sides = np.maximum(box[2:].astype(np.float64) - box[:2], 1.0)
+    eyes = float(np.sqrt(sides.prod())) / BOX_SIDE_EYES  # that the box lets expect
     try:
-        return square_frame(landmarks)
+        frame = square_frame(landmarks)
     except ValueError:
-        side = max(float(np.sqrt(np.prod(np.maximum(box[2:] - box[:2], 1)))), 1.0)
-        eyes = side / BOX_SIDE_EYES
-        return square_frame((box[:2] + box[2:]) / 2 + (TEMPLATE - SIDE_PX / 2) * (eyes / EYES_PX))
+        pass
+    else:
+        off = EYES_PX / float(np.hypot(frame[0, 0], frame[1, 0])) / eyes
+        inside = np.abs(np.mean(landmarks, axis=0) - (box[:2] + box[2:]) / 2) <= sides
+        if 1 / MOST_OFF <= off <= MOST_OFF and inside.all():
+            return frame
+    scale = EYES_PX / eyes
+    shift = SIDE_PX / 2 - scale * (box[:2].astype(np.float64) + box[2:]) / 2
+    return np.column_stack([scale * np.eye(2), shift])
 
 
 def encode_points(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -171,7 +191,8 @@ def encode_box(box: npt.NDArray[np.floating], frame: npt.NDArray[np.float64]) ->
     """Codes (4,) of a box in pixels of the photograph: its centre in the square, and the logarithms of its sides.
 
     The box's sides stay parallel to the photograph's, only their lengths are taken into the square: a turned head has
-    an upright box.
+    an upright box. How far it is turned the network cannot see; where that decides between width and height, the box of
+    the first look knows better, with which the mean is taken.
     """
     scale = np.hypot(frame[0, 0], frame[1, 0])
     centre = apply_affine(frame, (box[:2] + box[2:]) / 2)
@@ -180,7 +201,10 @@ def encode_box(box: npt.NDArray[np.floating], frame: npt.NDArray[np.float64]) ->
 
 
 def decode_box(codes: npt.NDArray[np.floating], back: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The inverse of :func:`encode_box`, from the matrix that takes the square back into the photograph."""
+    """The inverse of :func:`encode_box`, from the matrix that takes the square back into the photograph.
+
+    Sides are at most e^4 times half the square: a damaged network must not produce infinities.
+    """
     scale = np.hypot(back[0, 0], back[1, 0])
     centre = apply_affine(back, codes[:2] * EYES_PX + SIDE_PX / 2)
     half = np.exp(np.clip(codes[2:], -4.0, 4.0)) * (SIDE_PX / 4) * scale

@@ -26,6 +26,7 @@ RUN_TIME = (
     "onnxruntime",
     "faiss-cpu",
     "scikit-image",
+    "scipy",
     "pillow",
     "pydantic",
     "cryptography",

@@ -40,6 +40,26 @@ def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
+def share_inside(boxes: npt.ArrayLike, regions: npt.ArrayLike) -> FloatArray:
+    """The largest share of each box's area that lies in one region.
+
+    Args:
+        boxes: (N, 4).
+        regions: (M, 4).
+
+    Returns:
+        (N,), each in 0..1; 0 for a box without area, and without regions.
+    """
+    inner, outer = _as_boxes(boxes), _as_boxes(regions)
+    if not len(outer):
+        return np.zeros(len(inner), inner.dtype)
+    top_left = np.maximum(inner[:, None, :2], outer[None, :, :2])
+    bottom_right = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
+    shared = np.maximum(bottom_right - top_left, 0).prod(axis=2).max(axis=1)
+    area = box_area(inner)
+    return np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+
+
 def clip_boxes(boxes: npt.ArrayLike, width: float, height: float) -> FloatArray:
     """Boxes (N, 4) cut at the edges of a picture of that width and height; a box wholly outside becomes empty."""
     corners = _as_boxes(boxes).copy()

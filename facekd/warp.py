@@ -1,4 +1,4 @@
-"""Square crops of a photograph through a similarity: the picture part of every alignment."""
+"""Square crops of a photograph through a similarity: the picture part of every alignment, and the common template."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.geometry import apply_affine, invert_affine
+
+ARCFACE_TEMPLATE: npt.NDArray[np.float64] = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Left eye, right eye, nose and mouth corners in a crop of 112x112 pixels (Deng et al. 2019, ArcFace)."""
+ARCFACE_TEMPLATE.flags.writeable = False
 
 
 def warp_square(image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.uint8]:

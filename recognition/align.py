@@ -6,16 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.geometry import estimate_similarity
-from facekd.warp import warp_square
+from facekd.warp import ARCFACE_TEMPLATE, warp_square
 
 CROP_SIZE = 112
 """Side of an aligned crop in pixels."""
 
-TEMPLATE: npt.NDArray[np.float64] = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-"""Where the ArcFace template (Deng et al. 2019) puts left eye, right eye, nose and the mouth corners in the crop."""
-TEMPLATE.flags.writeable = False
+TEMPLATE = ARCFACE_TEMPLATE
+"""Where the crop has left eye, right eye, nose and the mouth corners."""
 
 
 def alignment_matrix(landmarks: npt.ArrayLike, size: int = CROP_SIZE) -> npt.NDArray[np.float64]:

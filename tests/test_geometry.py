@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from facekd.geometry import apply_affine, box_area, box_iou, clip_boxes, estimate_similarity, invert_affine
+from facekd.geometry import (
+    apply_affine,
+    box_area,
+    box_iou,
+    clip_boxes,
+    estimate_similarity,
+    invert_affine,
+    share_inside,
+)
 
 coordinates = st.floats(-500, 500, allow_nan=False, width=32)
 box_arrays = hnp.arrays(np.float64, st.tuples(st.integers(0, 6), st.just(4)), elements=coordinates)
@@ -117,3 +125,22 @@ def test_affine_there_and_back() -> None:
     np.testing.assert_allclose(apply_affine(invert_affine(matrix), apply_affine(matrix, points)), points, atol=1e-12)
     with pytest.raises(ValueError, match="singular"):
         invert_affine([[1, 2, 0], [2, 4, 0]])
+
+
+@given(box_arrays, box_arrays)
+def test_share_inside_is_the_naive_one(boxes: np.ndarray, regions: np.ndarray) -> None:
+    shares = share_inside(boxes, regions)
+    assert shares.shape == (len(boxes),)
+    for share, box in zip(shares, boxes, strict=True):
+        area = max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+        inside = [
+            max(min(box[2], r[2]) - max(box[0], r[0]), 0) * max(min(box[3], r[3]) - max(box[1], r[1]), 0)
+            for r in regions
+        ]
+        assert share == pytest.approx(max(inside, default=0) / area if area > 0 else 0, abs=1e-9)
+
+
+def test_share_inside_of_nothing() -> None:
+    assert share_inside(np.empty((0, 4)), np.empty((0, 4))).tolist() == []
+    assert share_inside([[0, 0, 2, 2]], np.empty((0, 4))).tolist() == [0.0]
+    assert share_inside([[0, 0, 2, 2], [5, 5, 5, 9]], [[0, 0, 1, 4], [4, 4, 9, 9]]).tolist() == [0.5, 0.0]

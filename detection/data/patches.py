@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,15 +15,16 @@ from facekd.detection.data.changes import ChangeSettings, change
 from facekd.detection.data.crops import MIRRORED, Crop
 from facekd.detection.detector import Detection
 from facekd.detection.labels import LabelledPhotograph
-from facekd.detection.refiner import EYES_PX, SIDE_PX, TEMPLATE, encode_box, encode_points
+from facekd.detection.refiner import EYES_PX, SIDE_PX, TEMPLATE, decode_box, encode_box, encode_points, frame_of
 from facekd.engine.settings import Fraction, Section
-from facekd.geometry import apply_affine, box_iou, estimate_similarity
+from facekd.geometry import apply_affine, box_iou, share_inside
 from facekd.warp import warp_square
 
 PATCH_PX = 112
 """Side of a patch: a square of 64 px can be turned, shifted and shrunk in it."""
 PATCH_EYES_PX = 20.0
-PATCH_TEMPLATE = (TEMPLATE - SIDE_PX / 2) * (PATCH_EYES_PX / EYES_PX) + PATCH_PX / 2
+_ENLARGED = PATCH_EYES_PX / EYES_PX
+PATCH_TEMPLATE = (TEMPLATE - SIDE_PX / 2) * _ENLARGED + PATCH_PX / 2
 
 FACE_IOU = 0.5
 NO_FACE_IOU = 0.3
@@ -40,7 +40,7 @@ class Patches:
         faces: (N,) bool: a face, or none.
         points: (N, 5, 2) float32: true landmarks, NaN where unknown.
         boxes: (N, 4) float32 ``x1, y1, x2, y2``: true boxes, NaN where unknown.
-        weights: (N,) float32: what the landmarks count.
+        weights: (N,) float32: how often a face with known landmarks is drawn, relative to the others.
         framed: (N,) bool: the patch lies as a detector saw the face, otherwise as its true landmarks say.
     """
 
@@ -57,18 +57,20 @@ class Patches:
     @classmethod
     def join(cls, parts: Sequence[Patches]) -> Patches:
         """All of them, one after the other."""
-        joined = [
-            np.concatenate([empty, *(getattr(part, field.name) for part in parts)])
-            for field, empty in zip(fields(cls), _no_patches(), strict=True)
-        ]
-        return cls(*joined)
+        every = [cls.none(), *parts]
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in every]) for f in fields(cls)})
 
-
-def _no_patches() -> tuple[NDArray[Any], ...]:
-    """Empty arrays for the fields of `Patches`."""
-    pixels = np.empty((0, PATCH_PX, PATCH_PX, 3), np.uint8)
-    points, boxes, weights = (np.empty((0, *shape), np.float32) for shape in ((5, 2), (4,), ()))
-    return pixels, np.empty(0, bool), points, boxes, weights, np.empty(0, bool)
+    @classmethod
+    def none(cls) -> Patches:
+        """No patch."""
+        return cls(
+            pixels=np.empty((0, PATCH_PX, PATCH_PX, 3), np.uint8),
+            faces=np.empty(0, bool),
+            points=np.empty((0, 5, 2), np.float32),
+            boxes=np.empty((0, 4), np.float32),
+            weights=np.empty(0, np.float32),
+            framed=np.empty(0, bool),
+        )
 
 
 def cut_patches(
@@ -78,46 +80,42 @@ def cut_patches(
 
     Every labelled face with landmarks gives one patch, laid by these. Every detection gives one, laid by the landmarks
     that the detector saw: as a face if it overlaps one by at least one half, as none if by less than three tenths and
-    if it does not lie in an ignore region; what is between the two teaches nothing.
+    if less than three tenths of it lie in an ignore region; what is between the two teaches nothing.
 
     Args:
         rgb: (H, W, 3) uint8.
         label: the faces, in pixels of ``rgb``.
         detections: what a detector found, at a low threshold.
-        weight: what the landmarks of this photograph count.
+        weight: how often its faces with known landmarks are drawn, relative to those of other photographs.
     """
     boxes, landmarks = label.boxes[~label.ignore], label.landmarks[~label.ignore]
     rows: list[tuple[NDArray[np.uint8], bool, FloatArray, FloatArray, bool]] = []
 
-    def add(frame_of: FloatArray, face: int | None, *, framed: bool) -> None:
-        try:
-            frame = estimate_similarity(frame_of, PATCH_TEMPLATE)
-        except ValueError:
-            return
-        points = np.full((5, 2), np.nan) if face is None else apply_affine(frame, landmarks[face])
-        box = np.full(4, np.nan)
+    def add(box: FloatArray, points: FloatArray, face: int | None, *, framed: bool) -> None:
+        frame = frame_of(box, points)
+        linear, scale = frame[:, :2] * _ENLARGED, float(np.hypot(frame[0, 0], frame[1, 0])) * _ENLARGED
+        frame = np.column_stack([linear, (frame[:, 2] - SIDE_PX / 2) * _ENLARGED + PATCH_PX / 2])
+        true_points, true_box = np.full((5, 2), np.nan), np.full(4, np.nan)
         if face is not None:
-            scale = np.hypot(frame[0, 0], frame[1, 0])
-            centre, half = (
-                apply_affine(frame, (boxes[face, :2] + boxes[face, 2:]) / 2),
-                boxes[face, 2:] - boxes[face, :2],
-            )
-            box = np.concatenate([centre - half * scale / 2, centre + half * scale / 2])
-        rows.append((warp_square(rgb, frame, PATCH_PX), face is not None, points, box, framed))
+            true_points = apply_affine(frame, landmarks[face])
+            centre = apply_affine(frame, (boxes[face, :2] + boxes[face, 2:]) / 2)
+            half = (boxes[face, 2:] - boxes[face, :2]) * scale / 2
+            true_box = np.concatenate([centre - half, centre + half])
+        rows.append((warp_square(rgb, frame, PATCH_PX), face is not None, true_points, true_box, framed))
 
     for face, points in enumerate(landmarks):
         if np.isfinite(points).all():
-            add(points, face, framed=False)
+            add(boxes[face], points, face, framed=False)
     if detections:
         found = np.array([detection.box for detection in detections], np.float32)
         overlaps = box_iou(found, boxes) if len(boxes) else np.zeros((len(found), 1), np.float32)
-        ignored = _share_inside(found, label.boxes[label.ignore]) >= IGNORED_SHARE
+        ignored = share_inside(found, label.boxes[label.ignore]) >= IGNORED_SHARE
         for row, detection in enumerate(detections):
             best = int(overlaps[row].argmax())
             if overlaps[row, best] >= FACE_IOU:
-                add(detection.landmarks, best, framed=True)
+                add(detection.box, detection.landmarks, best, framed=True)
             elif overlaps[row, best] < NO_FACE_IOU and not ignored[row]:
-                add(detection.landmarks, None, framed=True)
+                add(detection.box, detection.landmarks, None, framed=True)
     return Patches(
         np.array([row[0] for row in rows], np.uint8).reshape(-1, PATCH_PX, PATCH_PX, 3),
         np.array([row[1] for row in rows], bool),
@@ -126,16 +124,6 @@ def cut_patches(
         np.full(len(rows), weight, np.float32),
         np.array([row[4] for row in rows], bool),
     )
-
-
-def _share_inside(boxes: NDArray[np.float32], regions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,): the largest share of each box that lies in one of the regions (M, 4); 0 without regions."""
-    if not len(regions):
-        return np.zeros(len(boxes), np.float32)
-    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).clip(1e-6)
-    return np.asarray(((high - low).clip(0).prod(axis=2) / area[:, None]).max(axis=1), np.float32)
 
 
 class SquareSettings(Section):
@@ -184,10 +172,8 @@ def draw_square(
         side = int(rng.integers(12, 40))
         little = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
         pixels = np.asarray(cv2.resize(little, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
-    known = bool(patches.faces[row])
-    extent = np.exp(box[2:]) * (SIDE_PX / 4)
-    centre = box[:2] * EYES_PX + SIDE_PX / 2
-    seen = np.concatenate([centre - extent, centre + extent])[None].astype(np.float32) if known else np.empty((0, 4))
+    # What is changed on a face (a mask, a cover) needs to know where it is; the square is its own frame.
+    seen = decode_box(box, np.eye(2, 3))[None] if patches.faces[row] else np.empty((0, 4))
     crop = Crop(
         pixels,
         np.asarray(seen, np.float32).clip(0, SIDE_PX),

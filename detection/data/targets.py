@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from facekd.detection.anchors import anchors as make_anchors
 from facekd.detection.codec import encode_boxes, encode_landmarks
-from facekd.geometry import box_iou
+from facekd.geometry import box_iou, share_inside
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 POSITIVE_IOU = 0.35
@@ -64,7 +64,7 @@ def make_targets(
     regions = boxes[ignore]
     if len(regions):
         overlap = box_iou(regions, corners)
-        labels[(overlap >= POSITIVE_IOU).any(axis=0) | (_share_inside(corners, regions) >= IGNORED_SHARE)] = IGNORED
+        labels[(overlap >= POSITIVE_IOU).any(axis=0) | (share_inside(corners, regions) >= IGNORED_SHARE)] = IGNORED
         labels[overlap.argmax(axis=1)] = IGNORED
 
     faces, points, weights = boxes[~ignore], landmarks[~ignore], landmark_weights[~ignore]
@@ -91,12 +91,3 @@ def make_targets(
         landmark_codes.astype(np.float32),
         np.where(known, weights, 0.0)[face_of].astype(np.float32),
     )
-
-
-def _share_inside(corners: NDArray[np.float32], regions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(A,): the largest share of each square that lies in one of the regions (M, 4)."""
-    low = np.maximum(corners[None, :, :2], regions[:, None, :2])
-    high = np.minimum(corners[None, :, 2:], regions[:, None, 2:])
-    inside = (high - low).clip(0).prod(axis=2)
-    area = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
-    return (inside / area).max(axis=0)

@@ -42,7 +42,7 @@ def time_detectors(
 
     Returns:
         ``ours`` (one look at the photograph, as evaluated, and the second look at its faces), ``ours, first look``
-        (without the second), ``ours, all views`` (as `Detector.detect` works), and with the peer
+        (without the second, if there is one), ``ours, all views`` (as `Detector.detect` works), and with the peer
         ``yunet`` (OpenCV, as its users run it) and ``yunet in ONNX Runtime`` (the same session settings as ours).
 
     Raises:
@@ -50,14 +50,13 @@ def time_detectors(
     """
     picture = square_photograph()
     threshold = detector.score_threshold
-    first = Detector(
-        detector.record, threshold, detector.nms_iou, detector.min_face_px, threads=detector.threads, refiner=None
-    )
-    stages: dict[str, Callable[[], object]] = {
-        "ours": lambda: detector.detect_raw(picture, threshold),
-        "ours, first look": lambda: first.detect_raw(picture, threshold),
-        "ours, all views": lambda: detector.detect(picture),
-    }
+    stages: dict[str, Callable[[], object]] = {"ours": lambda: detector.detect_raw(picture, threshold)}
+    if detector.refiner is not None:
+        first = Detector(
+            detector.record, threshold, detector.nms_iou, detector.min_face_px, threads=detector.threads, refiner=None
+        )
+        stages["ours, first look"] = lambda: first.detect_raw(picture, threshold)
+    stages["ours, all views"] = lambda: detector.detect(picture)
     if peer is not None:
         yunet = open_yunet(peer, peer_models)
         onnx = YuNetOnnx(yunet.path)

@@ -75,7 +75,7 @@ def detection(
         Path | None, typer.Option("--labels", metavar="FILE|DIR", exists=True, help="Labels for --wider.")
     ] = None,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Our detector.")] = "detector",
-    refiner: RefinerModel = "refiner",
+    refiner: RefinerModel = "auto",
     peer: Annotated[str | None, typer.Option("--peer", metavar="NAME", help="yunet.")] = None,
     peer_models: PeerModels = None,
     rounds: Rounds = 30,
@@ -95,6 +95,7 @@ def detection(
         times = time_detectors(ours, peer, peer_models, rounds, output.progress)
         yunet = open_yunet(peer, peer_models) if peer is not None else None
         answer: dict[str, Any] = {"times": {name: asdict(timing) for name, timing in times.items()}, "threads": threads}
+        answer["refiner"] = ours.refiner.record.name if ours.refiner else None
         if folder is not None:
             detectors: dict[str, Any] = {"ours": (ours, ours.score_threshold, None)}
             if yunet is not None:

@@ -231,7 +231,7 @@ def detection(
         ),
     ] = None,
     model: DetectorModel = "detector",
-    refiner: RefinerModel = "refiner",
+    refiner: RefinerModel = "auto",
     all_views: AllViews = False,
     long_side: LongSide = None,
     sheet: Sheet = None,
@@ -263,7 +263,7 @@ def detection(
             plot_detection(plot, labels, found, peer or model)
             output.say(f"the curve is in {plot}")
         figures = detection_report(labels, found, finder.score_threshold)
-        output.result({**figures, "model": peer or model}, text=detection_table(figures))
+        output.result({**figures, **_names(finder, peer or model)}, text=detection_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate wider WIDER_val/images --labels ground_truth/`")
@@ -276,7 +276,7 @@ def wider(
         ),
     ],
     model: DetectorModel = "detector",
-    refiner: RefinerModel = "refiner",
+    refiner: RefinerModel = "auto",
     all_views: AllViews = False,
     peer: Peer = None,
     peer_models: PeerModels = None,
@@ -287,10 +287,9 @@ def wider(
     with Output(json=json, threads=threads) as output:
         from facekd.detection.evaluate import evaluate_wider
 
-        figures = evaluate_wider(
-            images, labels, _detector(model, refiner, peer, peer_models, all_views), output.progress
-        )
-        output.result({**figures, "model": peer or model}, text=row_table(figures))
+        finder = _detector(model, refiner, peer, peer_models, all_views)
+        figures = evaluate_wider(images, labels, finder, output.progress)
+        output.result({**figures, **_names(finder, peer or model)}, text=row_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate landmarks detection/ --split test --source helen`")
@@ -301,7 +300,7 @@ def landmarks(
         str | None, typer.Option("--source", metavar="NAME", help="Only photographs of this source (photographs.csv).")
     ] = None,
     model: DetectorModel = "detector",
-    refiner: RefinerModel = "refiner",
+    refiner: RefinerModel = "auto",
     all_views: AllViews = False,
     long_side: LongSide = None,
     peer: Peer = None,
@@ -315,7 +314,7 @@ def landmarks(
 
         finder = _detector(model, refiner, peer, peer_models, all_views)
         figures = evaluate_landmarks(folder, split, finder, source, output.progress, long_side_px=long_side)
-        output.result({**figures, "model": peer or model}, text=row_table(figures))
+        output.result({**figures, **_names(finder, peer or model)}, text=row_table(figures))
 
 
 @evaluate.command(epilog="Example: `facekd evaluate mask mask/ --split test`")
@@ -346,6 +345,12 @@ def _detector(model: str, refiner: str, peer: str | None, folder: Path | None, a
     if peer != YuNet.name:
         raise ConfigError(f"{peer!r} is no detector; the peer here is {YuNet.name}")
     return YuNet(peer_file(peer, folder))
+
+
+def _names(finder: Any, model: str) -> dict[str, str | None]:
+    """Which models a figure is of; the refiner is None where each face was looked at once."""
+    refiner = getattr(finder, "refiner", None)
+    return {"model": model, "refiner": refiner.record.name if refiner else None}
 
 
 def _plot_det(target: Path | None, outcomes: dict[str, PairOutcome], output: Output) -> None:

@@ -11,7 +11,7 @@ from facekd.errors import ConfigError
 
 RefinerModel = Annotated[
     str,
-    typer.Option("--refiner", metavar="MODEL", help="Second look at each face: a model as for --model, or none."),
+    typer.Option("--refiner", metavar="MODEL", help="Second look at each face: auto (the zoo's), none, or as --model."),
 ]
 
 
@@ -28,7 +28,7 @@ def load_embedder(model: str, peer: str | None, folder: Path | None) -> Any:
     return SFace(peer_file(peer, folder))
 
 
-def open_detector(model: str, refiner: str = "refiner") -> Any:
+def open_detector(model: str, refiner: str = "auto") -> Any:
     """The detector that --model and --refiner name."""
     from facekd.detection.detector import Detector
 

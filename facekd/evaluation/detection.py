@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.geometry import box_area, box_iou
+from facekd.geometry import box_area, box_iou, share_inside
 
 Floats = NDArray[np.floating[Any]]
 
@@ -96,7 +96,7 @@ def match_photograph(
     hits = np.zeros(len(boxes), bool)
     counts = np.ones(len(boxes), bool)
     overlaps = box_iou(boxes, faces)
-    ignored = _share_inside(boxes, truth.boxes[truth.ignore]) >= ignore_share
+    ignored = share_inside(boxes, truth.boxes[truth.ignore]) >= ignore_share
     free = np.ones(len(faces), bool)
     for i, score in enumerate(scores):
         candidates = np.where(free, overlaps[i], -1.0)
@@ -280,14 +280,3 @@ def recall_by_size(
         recall = float(found[inside].mean()) if inside.any() else float("nan")
         result.append(SizeRecall(float(low), float(high), int(inside.sum()), recall))
     return result
-
-
-def _share_inside(boxes: Floats, regions: Floats) -> NDArray[np.float64]:
-    """For each box (N, 4), the largest share of its area that lies in one of the regions (M, 4); 0 without regions."""
-    if not len(regions) or not len(boxes):
-        return np.zeros(len(boxes))
-    corner = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    opposite = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    inside = np.clip(opposite - corner, 0, None).prod(axis=2)
-    area = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.finfo(np.float32).tiny)
-    return np.asarray((inside / area[:, None]).max(axis=1), np.float64)

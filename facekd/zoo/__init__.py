@@ -14,7 +14,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ ZOO_FOLDER = Path(__file__).resolve().parent
 ZOO_VARIABLE = "FACEKD_ZOO"
 
 Task = Literal["detector", "refiner", "embedder", "mask"]
-TASKS: tuple[Task, ...] = ("detector", "refiner", "embedder", "mask")
+TASKS: tuple[Task, ...] = get_args(Task)
 
 _REINSTALL = "reinstall facekd, or point FACEKD_ZOO at a folder with a good manifest.toml"
 

@@ -35,6 +35,7 @@ from facekd.detection.refiner import EYES_PX, SIDE_PX, TEMPLATE, Refiner, decode
 from facekd.engine.export import load_onnx_weights  # noqa: E402
 from facekd.engine.loop import fit  # noqa: E402
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml  # noqa: E402
+from facekd.errors import ConfigError, DataError  # noqa: E402
 from facekd.zoo import ModelCard, find_model  # noqa: E402
 from facekd.zoo.writing import write_record  # noqa: E402
 
@@ -208,6 +209,31 @@ def test_judged_by_what_the_detector_laid_and_people_labelled() -> None:
     task = RefinerTask(recipe, people, Patches.join([people, machine]))
     figures = task.validate(task.student)
     assert figures["before"] == pytest.approx(0.1, abs=1e-3)  # three of thirty pixels
+
+
+def test_nothing_to_learn_from_or_to_judge_by_is_an_error() -> None:
+    recipe = parse_recipe(Recipe, read_toml(find_recipe("refiner")))
+    truth = face_at(180, 140, 40)
+    good = cut_patches(*photograph(truth), [seen(truth)])
+    unseen = cut_patches(*photograph(truth), [])
+    with pytest.raises(DataError, match="no labelled face could be cut"):
+        RefinerTask(recipe, cut_patches(*photograph(), [seen(truth)]), good)
+    with pytest.raises(DataError, match="found no face with known landmarks"):
+        RefinerTask(recipe, good, unseen)
+
+
+@pytest.mark.parametrize("key", ["weight=2.0", "hold_out_every=3", "longest_side=640"])
+def test_settings_that_a_refiner_does_not_heed_are_refused(key: str) -> None:
+    table = read_toml(find_recipe("refiner"), [f"data.validation.{key}"])
+    with pytest.raises(ConfigError, match="means nothing to a refiner"):
+        parse_recipe(Recipe, table)
+
+
+def test_the_packaged_recipe_prepares_pixels_like_the_shipped_model() -> None:
+    recipe = parse_recipe(Recipe, read_toml(find_recipe("refiner")))
+    shipped = find_model("face-refiner")
+    assert recipe.preprocessing == shipped.preprocessing
+    assert shipped.card.parameters == sum(p.numel() for p in RefinerNetwork(recipe.network).parameters())
 
 
 def test_from_a_recipe_to_a_model_that_runs(fake_zoo: Path, tmp_path: Path, paint_face) -> None:

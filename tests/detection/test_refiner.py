@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from facekd.detection.detector import Detector
 from facekd.detection.evaluate import AllViews
 from facekd.detection.refiner import (
     EYES_PX,
+    LEAST_FIRST_SCORE,
     SIDE_PX,
     SUREST,
     TEMPLATE,
@@ -27,6 +29,7 @@ from facekd.detection.refiner import (
     decode_points,
     encode_box,
     encode_points,
+    frame_of,
     joint_score,
     lowest_first_score,
     square_frame,
@@ -34,15 +37,16 @@ from facekd.detection.refiner import (
 from facekd.errors import ConfigError, ModelError
 from facekd.geometry import apply_affine, box_iou, invert_affine
 from facekd.recognition.align import TEMPLATE as ARCFACE
-from facekd.zoo import Preprocessing, find_model
+from facekd.zoo import ModelCard, Preprocessing, find_model
 from facekd.zoo.writing import add_model, write_record
 
 SHIFT = np.array([0.25, -0.5], np.float32)  # eye distances: what the made network says of every point
 SIDES = np.log(np.array([1.0, 1.25], np.float32))  # and of the box: 32 x 40 px of the square
+BOX = np.concatenate([np.zeros(2, np.float32), SIDES])
 PREPROCESSING = Preprocessing(mean=(0, 0, 0), scale=(1, 1, 1), width=SIDE_PX, height=SIDE_PX, template="face-64")
 
 
-def made_refiner(folder: Path, points: int = 10) -> Path:
+def made_refiner(folder: Path, points: int = 10, box: np.ndarray = BOX) -> Path:
     """An ONNX file with its record: scores are the sigmoid of (mean of red less green - 45) / 10."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -55,7 +59,7 @@ def made_refiner(folder: Path, points: int = 10) -> Path:
         "nothing": np.zeros((3, points), np.float32),
         "shift": np.resize(SHIFT, points).astype(np.float32),
         "no_box": np.zeros((3, 4), np.float32),
-        "box": np.concatenate([np.zeros(2, np.float32), SIDES]),
+        "box": box,
     }
     nodes = [
         helper.make_node("GlobalAveragePool", ["squares"], ["pooled"]),
@@ -84,8 +88,6 @@ def made_refiner(folder: Path, points: int = 10) -> Path:
     checker.check_model(model)
     path = folder / "made.onnx"
     path.write_bytes(model.SerializeToString())
-    from facekd.zoo import ModelCard
-
     write_record(path, "refiner", PREPROCESSING, ModelCard())
     return path
 
@@ -104,6 +106,20 @@ def landmarks_at(x: float, y: float, eyes: float, turn: float = 0.0) -> np.ndarr
     """Five points of a face with that distance of the eyes, turned by so many radians, its middle at (x, y)."""
     linear = eyes / EYES_PX * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.asarray((TEMPLATE - SIDE_PX / 2) @ linear.T + [x, y], np.float32)
+
+
+def boxes_of(faces: np.ndarray) -> np.ndarray:
+    """Boxes of ordinary size round faces (N, 5, 2)."""
+    eyes = np.linalg.norm(faces[:, 1] - faces[:, 0], axis=1, keepdims=True)
+    return np.concatenate([boxes_centre(faces) - 1.3 * eyes, boxes_centre(faces) + 1.3 * eyes], axis=1).astype(
+        np.float32
+    )
+
+
+def boxes_centre(faces: np.ndarray) -> np.ndarray:
+    """Where the square's middle lies in the photograph, for upright faces."""
+    eyes = np.linalg.norm(faces[:, 1] - faces[:, 0], axis=1, keepdims=True)
+    return faces.mean(axis=1) - (TEMPLATE.mean(0) - SIDE_PX / 2) * eyes / EYES_PX
 
 
 def test_template_has_arcface_proportions() -> None:
@@ -154,16 +170,53 @@ def test_nobody_and_a_crowd(made: Path) -> None:
     assert nobody.boxes.shape == (0, 4)
     assert nobody.landmarks.shape == (0, 5, 2)
     assert nobody.scores.shape == (0,)
-    places = [(20 + 3 * i, 30 + 2 * i) for i in range(100)]  # more than one run takes
-    crowd = np.stack([landmarks_at(x, y, 10) for x, y in places])
-    refined = refiner.refine(bright(100), np.zeros((100, 4), np.float32), crowd)
+    # A hundred, more than one run takes, on two stripes: which one a square shows, its score must say.
+    photograph = bright(90, 600, 1200)
+    photograph[300:, :, 0] = 250
+    crowd = np.stack([landmarks_at(40 + 11 * i, 450 if i % 3 else 150, 10) for i in range(100)])
+    refined = refiner.refine(photograph, boxes_of(crowd), crowd)
     np.testing.assert_allclose(refined.landmarks, crowd + SHIFT * 10, atol=0.05)
+    np.testing.assert_allclose(refined.boxes[:, :2] + refined.boxes[:, 2:], 2 * boxes_centre(crowd), atol=0.1)
+    assert ((refined.scores > 0.5) == (np.arange(100) % 3 > 0)).all()
+
+
+def test_a_face_at_the_edge_is_cut_out_with_black(made: Path) -> None:
+    points = landmarks_at(0, 0, 30)
+    refined = Refiner(made).refine(bright(200), boxes_of(points[None]), points[None])
+    np.testing.assert_allclose(refined.landmarks[0], points + SHIFT * 30, atol=0.05)
 
 
 def test_landmarks_in_one_spot_are_laid_by_the_box(made: Path) -> None:
     box = np.array([100, 50, 204, 154], np.float32)  # 104 px: a face whose eyes are 40 px apart
     refined = Refiner(made).refine(bright(200), box[None], np.full((1, 5, 2), 7.0, np.float32))
     np.testing.assert_allclose(refined.landmarks[0], landmarks_at(152, 102, 40) + SHIFT * 40, atol=0.1)
+
+
+@pytest.mark.parametrize("wrong", ["mirrored", "one point far away", "elsewhere"])
+def test_landmarks_that_do_not_fit_their_box_lay_no_frame(made: Path, wrong: str) -> None:
+    points = landmarks_at(152, 102, 40)
+    box = np.array([100, 50, 204, 154], np.float32)
+    if wrong == "mirrored":
+        points = points[[1, 0, 2, 4, 3]]
+    elif wrong == "one point far away":
+        points[2] = [9e5, -9e5]
+    else:
+        points = points + np.float32(300)
+    refined = Refiner(made).refine(bright(200), box[None], points[None])
+    np.testing.assert_allclose(refined.landmarks[0], landmarks_at(152, 102, 40) + SHIFT * 40, atol=0.1)
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.5, 3.1])
+def test_landmarks_that_fit_lay_the_frame_however_turned(turn: float) -> None:
+    points = landmarks_at(152, 102, 40, turn)
+    np.testing.assert_array_equal(frame_of(boxes_of(points[None])[0], points), square_frame(points))
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    refiner = Refiner(made_refiner(tmp_path, box=np.array([0, np.nan, 0, 0], np.float32)))
+    with pytest.raises(ModelError, match="not finite"):
+        refiner.refine(bright(50), np.zeros((1, 4), np.float32), landmarks_at(50, 50, 10)[None])
 
 
 def test_wrong_answers_are_refused(tmp_path: Path) -> None:
@@ -187,7 +240,7 @@ def test_joint_score_is_the_mean_of_logits() -> None:
 def test_nothing_below_the_lowest_score_can_reach_the_threshold(threshold: float) -> None:
     least = lowest_first_score(threshold)
     below = np.array([least * 0.999])
-    if least > 0.02:  # the floor itself is a choice
+    if least > LEAST_FIRST_SCORE:  # the floor itself is a choice
         assert joint_score(below, np.ones(1))[0] < threshold
         assert joint_score(np.array([least * 1.001]), np.ones(1))[0] >= threshold * 0.999
 
@@ -206,8 +259,8 @@ def refining_zoo(fake_zoo: Path, tmp_path: Path, made: Path, monkeypatch: pytest
     return folder
 
 
-def half_sure(detector: Detector):
-    """The detector's run with scores of 0.4 everywhere that it has no better reason for less than 0.35."""
+def half_sure(detector: Detector) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """The detector's run with all scores brought into 0.35..0.4."""
     run = detector._run
 
     def doubtful(batch: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -255,15 +308,17 @@ def test_second_look_lifts_what_the_first_doubted(refining_zoo: Path, paint_face
     assert detector.detect(image) == []
 
 
-def test_no_refiner_in_the_zoo_is_no_error(fake_zoo: Path) -> None:
+def test_no_refiner_in_the_zoo_is_no_error_unless_one_is_asked_for(fake_zoo: Path) -> None:
     assert Detector(threads=1).refiner is None
+    with pytest.raises(ConfigError, match="no model 'refiner'"):
+        Detector(refiner="refiner", threads=1)
     with pytest.raises(ConfigError, match="no model 'other'"):
         Detector(refiner="other", threads=1)
 
 
 def test_all_views_keep_the_choice_of_refiner(refining_zoo: Path, paint_face) -> None:
     image = painted(paint_face, 128)
-    with_it, without = (Detector(refiner=r, threads=1) for r in ("refiner", None))
+    with_it, without = (Detector(refiner=r, threads=1) for r in ("auto", None))
     for detector in (with_it, without):
         face, wanted = AllViews(detector).detect_raw(image, 0.4)[0], detector.detect(image)[0]
         np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=1e-3)
@@ -288,4 +343,25 @@ def test_deterministic(refining_zoo: Path, paint_face) -> None:
     first, second = (Detector(threads=1).detect(image) for _ in range(2))
     assert [face.score for face in first] == [face.score for face in second]
     assert all((a.landmarks == b.landmarks).all() for a, b in zip(first, second, strict=True))
-    assert box_iou(first[0].box[None], second[0].box[None])[0, 0] == 1
+
+
+def test_batch_equals_one_by_one_and_threads_change_nothing(refining_zoo: Path, paint_face) -> None:
+    pictures = [painted(paint_face, 120), bright(128, 320, 480), painted(paint_face, 140)]
+    together = Detector(threads=1).detect_batch(pictures)
+    for picture, faces in zip(pictures, together, strict=True):
+        alone = Detector(threads=2).detect(picture)
+        assert len(alone) == len(faces)
+        for one, other in zip(alone, faces, strict=True):
+            np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-3)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_a_low_threshold_costs_a_bounded_number_of_looks(refining_zoo: Path, monkeypatch) -> None:
+    detector = Detector(score_threshold=0.0, threads=1)
+    run, refine = detector._run, detector.refiner.refine
+    looks = []
+    monkeypatch.setattr(detector, "_run", lambda batch: (np.full_like(run(batch)[0], 0.3), *run(batch)[1:]))
+    monkeypatch.setattr(detector.refiner, "refine", lambda *args: (looks.append(len(args[1])), refine(*args))[1])
+    rng = np.random.default_rng(0)
+    detector.detect_raw(rng.integers(0, 256, (900, 1200, 3), np.uint8), 0.0)
+    assert 100 < looks[0] <= 1000

@@ -11,13 +11,16 @@ import pytest
 from facekd.detection.detector import Detection, Detector
 from facekd.geometry import apply_affine, box_iou
 from facekd.images import load_image
+from facekd.warp import warp_square
 
 PORTRAITS = ("hopper.jpg", "obama.jpg", "obama2.jpg", "obama3.jpg")
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(threads=2)
+    detector = Detector(threads=2)
+    assert detector.refiner is not None
+    return detector
 
 
 def portrait(portraits: Path, name: str, detector: Detector) -> tuple[np.ndarray, Detection]:
@@ -32,7 +35,7 @@ def test_a_face_of_nine_tenths_of_the_frame(detector: Detector, portraits: Path,
     scale = 0.9 * side / float((face.box[2:] - face.box[:2]).max())
     centre = (face.box[:2] + face.box[2:]) / 2
     frame = np.column_stack([scale * np.eye(2), side / 2 - scale * centre])
-    close = cv2.warpAffine(picture, frame, (side, side), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    close = warp_square(picture, frame, side)
     (found,) = detector.detect(close)
     truth = apply_affine(frame, face.box.reshape(2, 2)).reshape(1, 4)
     assert box_iou(found.box[None], truth)[0, 0] > 0.6

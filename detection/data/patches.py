@@ -159,15 +159,16 @@ def draw_square(
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     target = SIDE_PX / 2 + rng.normal(0.0, settings.shift * EYES_PX * amount, 2)
     frame = np.column_stack([linear, target - linear @ np.full(2, PATCH_PX / 2)])
+    mirrored = rng.random() < settings.flip
+    if mirrored:  # about the frame's own middle: reversing the rows would move every frame by a pixel
+        frame = np.array([[-1.0], [1.0]]) * frame + np.array([[0, 0, SIDE_PX], [0, 0, 0]])
     pixels = np.asarray(
         cv2.warpAffine(patches.pixels[row], frame, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR), np.uint8
     )
     points = apply_affine(frame, patches.points[row])
     box = encode_box(patches.boxes[row], frame)
-    if rng.random() < settings.flip:
-        pixels = np.ascontiguousarray(pixels[:, ::-1])
-        points = points[MIRRORED] * [-1, 1] + [SIDE_PX - 1, 0]  # the first pixel becomes the last
-        box[0] = -box[0] - 1 / EYES_PX
+    if mirrored:
+        points = points[MIRRORED]
     if rng.random() < settings.small:
         side = int(rng.integers(12, 40))
         little = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)

@@ -298,3 +298,13 @@ def test_from_a_recipe_to_a_model_that_runs(fake_zoo: Path, tmp_path: Path, pain
 
 def record(weights: Path, recipe: Recipe) -> None:
     write_record(weights, "refiner", recipe.preprocessing, ModelCard())
+
+
+def test_a_mirrored_square_lies_about_the_same_middle() -> None:
+    """Else what the network expects before it looks would differ between the two, and bias all landmarks."""
+    patches = cut_patches(*photograph(face_at(180, 140, 40)), [])
+    still = SquareSettings(shift=0, turn=0, scale=0, small=0, flip=0)
+    _, straight, _ = draw_square(patches, 0, still, NOTHING, np.random.default_rng(0))
+    _, mirrored, _ = draw_square(patches, 0, still.model_copy(update={"flip": 1.0}), NOTHING, np.random.default_rng(0))
+    turned = decode_points(straight)[[1, 0, 2, 4, 3]] * [-1, 1] + [SIDE_PX, 0]
+    np.testing.assert_allclose(decode_points(mirrored), turned, atol=1e-3)

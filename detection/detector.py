@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +177,22 @@ class Detector:
         # Two views of the same edges, with mistakes of their own: their mean is nearer than either.
         boxes = (boxes + again.boxes) * np.float32(0.5)
         sure = scores >= threshold
-        return self._suppress(_Candidates(boxes[sure], again.landmarks[sure], scores[sure]))
+        faces = self._suppress(_Candidates(boxes[sure], again.landmarks[sure], scores[sure]))
+        return self._with_finer_landmarks(picture, faces, self.refiner)
+
+    def _with_finer_landmarks(
+        self, picture: npt.NDArray[np.uint8], faces: list[Detection], refiner: Refiner
+    ) -> list[Detection]:
+        """Landmarks as the mean of two looks, the second in the frame that the first one corrected.
+
+        Only for faces that are reported: on `val` this takes another thirtieth off the landmark error.
+        """
+        if not faces:
+            return faces
+        landmarks = np.stack([face.landmarks for face in faces])
+        again = refiner.refine(picture, np.stack([face.box for face in faces]), landmarks)
+        means = (landmarks + again.landmarks) * np.float32(0.5)
+        return [replace(face, landmarks=points) for face, points in zip(faces, means, strict=True)]
 
     def _look(self, pictures: list[npt.NDArray[np.uint8]], views: list[View], threshold: float) -> list[_Candidates]:
         """What the network sees in all views of each picture; the pictures are of one size."""

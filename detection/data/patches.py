@@ -160,7 +160,9 @@ def draw_square(
     target = SIDE_PX / 2 + rng.normal(0.0, settings.shift * EYES_PX * amount, 2)
     frame = np.column_stack([linear, target - linear @ np.full(2, PATCH_PX / 2)])
     mirrored = rng.random() < settings.flip
-    if mirrored:  # about the frame's own middle: reversing the rows would move every frame by a pixel
+    if (
+        mirrored
+    ):  # about the frame's own middle: reversing the rows would move the frame by a pixel, and the eyes with it
         frame = np.array([[-1.0], [1.0]]) * frame + np.array([[0, 0, SIDE_PX], [0, 0, 0]])
     pixels = np.asarray(
         cv2.warpAffine(patches.pixels[row], frame, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR), np.uint8

@@ -301,7 +301,7 @@ def record(weights: Path, recipe: Recipe) -> None:
 
 
 def test_a_mirrored_square_lies_about_the_same_middle() -> None:
-    """Else what the network expects before it looks would differ between the two, and bias all landmarks."""
+    """Else the two would differ in where the frame lies, which the network cannot see."""
     patches = cut_patches(*photograph(face_at(180, 140, 40)), [])
     still = SquareSettings(shift=0, turn=0, scale=0, small=0, flip=0)
     _, straight, _ = draw_square(patches, 0, still, NOTHING, np.random.default_rng(0))

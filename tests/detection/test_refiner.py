@@ -281,7 +281,8 @@ def test_detector_takes_the_second_looks_answers(refining_zoo: Path, paint_face)
     (plain,) = Detector(refiner=None, threads=1).detect(image)
     face = Detector(threads=1).detect(image)[0]  # the surest; neighbours of it may be lifted, too
     eyes = np.linalg.norm(square_frame(plain.landmarks)[:, 0]) ** -1 * EYES_PX
-    np.testing.assert_allclose(face.landmarks, plain.landmarks + SHIFT * eyes, atol=0.5)
+    # One look shifts by so much; the next, in the frame that it laid, once more; the mean is between the two.
+    np.testing.assert_allclose(face.landmarks, plain.landmarks + 1.5 * SHIFT * eyes, atol=0.5)
     refined = Refiner().refine(image, plain.box[None], plain.landmarks[None])
     np.testing.assert_allclose(face.box, (plain.box + refined.boxes[0]) / 2, atol=0.01)  # the mean of both looks
     assert face.score == pytest.approx(joint_score(np.array([plain.score]), refined.scores)[0], abs=1e-5)

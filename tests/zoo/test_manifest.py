@@ -37,9 +37,9 @@ def test_the_shipped_manifest_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, record in manifest.models.items():
         assert record.name == name
         assert record.path.parent.name == "zoo"
-        crop = record.task != "detector"
-        assert (record.preprocessing.width, record.preprocessing.height) == ((112, 112) if crop else (0, 0))
-        assert record.preprocessing.template == ("arcface-112" if crop else "none")
+        side, template = {"detector": (0, "none"), "refiner": (64, "face-64")}.get(record.task, (112, "arcface-112"))
+        assert (record.preprocessing.width, record.preprocessing.height) == (side, side)
+        assert record.preprocessing.template == template
 
 
 def test_find_by_task_name_and_path(fake_zoo: Path) -> None:

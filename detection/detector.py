@@ -82,6 +82,7 @@ class Detector:
     Attributes:
         record: of the model.
         refiner: what looks again, or None.
+        threads: as given, of both models.
 
     Raises:
         ConfigError: an argument is out of range, or there is no such detector or refiner.
@@ -128,8 +129,20 @@ class Detector:
         """
         return self.detect_batch([image])[0]
 
-    def detect_batch(self, images: Sequence[ImageSource]) -> list[list[Detection]]:
-        """Faces of several photographs; those of equal size share runs of the network."""
+    def detect_batch(
+        self, images: Sequence[ImageSource], score_threshold: float | None = None
+    ) -> list[list[Detection]]:
+        """Faces of several photographs; those of equal size share runs of the network.
+
+        Args:
+            images: as for :meth:`detect`.
+            score_threshold: in the place of the detector's own.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            ModelError: a model fails.
+        """
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         pictures = [load_image(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pictures):
@@ -137,9 +150,9 @@ class Detector:
         found: list[list[Detection]] = [[] for _ in pictures]
         for (height, width, _), members in groups.items():
             views = plan_views(width, height, self.min_face_px)
-            candidates = self._look([pictures[i] for i in members], views, self._floor(self.score_threshold))
+            candidates = self._look([pictures[i] for i in members], views, self._floor(threshold))
             for index, result in zip(members, candidates, strict=True):
-                found[index] = _without_parts(self._refined(pictures[index], result, self.score_threshold))
+                found[index] = _without_parts(self._refined(pictures[index], result, threshold))
         return found
 
     def detect_raw(self, image: ImageSource, score_threshold: float, resize: bool = False) -> list[Detection]:

@@ -51,24 +51,17 @@ class AllViews:
     """Our detector as its users run it: with every view of `facekd.detection.tiling`, not in a single look.
 
     Args:
-        detector: whose model and settings are taken; its threshold is that of `score_threshold`.
+        detector: asked for all its views.
     """
 
     def __init__(self, detector: Detector) -> None:
         self.score_threshold = detector.score_threshold
         self.refiner = detector.refiner
-        refiner = self.refiner.record if self.refiner else None
-        self._settings = (detector.record, detector.nms_iou, detector.min_face_px, detector.threads, refiner)
-        self._by_threshold: dict[float, Detector] = {detector.score_threshold: detector}
+        self._detector = detector
 
     def detect_raw(self, image: ImageSource, score_threshold: float) -> list[Detection]:
         """Faces from that score on."""
-        if score_threshold not in self._by_threshold:
-            record, nms_iou, min_face_px, threads, refiner = self._settings
-            self._by_threshold[score_threshold] = Detector(
-                record, score_threshold, nms_iou, min_face_px, threads, refiner
-            )
-        return self._by_threshold[score_threshold].detect(image)
+        return self._detector.detect_batch([image], score_threshold)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from facekd.geometry import apply_affine, invert_affine
+from facekd.geometry import apply_affine, compose_affine, invert_affine
 
 FACE_PX = 32
 """The smallest followed face has at least this longer side where the flow is computed, if it has it in the frame."""
@@ -119,11 +119,6 @@ def patch_place(box: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.column_stack([linear, centre - linear @ np.full(2, (PATCH_PX - 1) / 2)])
 
 
-def compose(second: npt.NDArray[np.float64], first: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The affine map (2, 3) that does ``first``, then ``second``."""
-    return np.column_stack([second[:, :2] @ first[:, :2], apply_affine(second, first[:, 2])])
-
-
 def likeness(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
     """Correlation of two patches, -1..1, higher is more alike; 0 where one of them is flat."""
     a, b = first - first.mean(), second - second.mean()
@@ -213,7 +208,7 @@ def _fit(
         return None
     # From pixels of the frame to reduced ones, through the fit, and back.
     shrink = np.column_stack([np.diag(to_small), _reduce(np.zeros(2), to_small)])
-    motion = Motion(compose(invert_affine(shrink), compose(np.asarray(matrix, np.float64), shrink)))
+    motion = Motion(compose_affine(invert_affine(shrink), compose_affine(np.asarray(matrix, np.float64), shrink)))
     return motion if 1 / _MOST_GROWTH <= motion.scale <= _MOST_GROWTH else None
 
 

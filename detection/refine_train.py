@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
 from facekd.detection.data.changes import ChangeSettings
 from facekd.detection.data.patches import Patches, SquareSettings, cut_patches, draw_square
-from facekd.detection.data.photographs import SourceSettings, read_source
+from facekd.detection.data.photographs import LabelledSource, read_source
 from facekd.detection.detector import Detector
 from facekd.detection.network.refiner import ExportedRefiner, RefinerNetwork, RefinerSettings
 from facekd.detection.refiner import EYES_PX, OUTPUTS, SIDE_PX, TEMPLATE
@@ -63,8 +63,8 @@ class DataSettings(Section):
     """
 
     folders: tuple[Path, ...] = ()
-    sources: tuple[SourceSettings, ...] = Field(min_length=1)
-    validation: SourceSettings
+    sources: tuple[LabelledSource, ...] = Field(min_length=1)
+    validation: LabelledSource
     detector: str = "detector"
     least_score: float = Field(default=0.05, ge=0, le=1)
     most: int = Field(default=30, gt=0)
@@ -72,15 +72,6 @@ class DataSettings(Section):
     faces: float = Field(default=0.6, gt=0, lt=1)
     squares: SquareSettings = SquareSettings()
     changes: ChangeSettings = ChangeSettings(mask=0.12, cover=0.1)
-
-    @field_validator("sources", "validation")
-    @classmethod
-    def _nothing_is_ignored(cls, value: Any) -> Any:
-        for source in value if isinstance(value, tuple) else (value,):
-            for key in ("weight", "hold_out_every", "longest_side"):
-                if getattr(source, key) != SourceSettings.model_fields[key].default:
-                    raise ValueError(f"{key} means nothing to a refiner; leave it out")
-        return value
 
 
 class LossSettings(Section):
@@ -282,7 +273,7 @@ def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> Task
 
 
 def _patches(
-    source: SourceSettings, data: DataSettings, detector: Detector, say: Callable[[str], None]
+    source: LabelledSource, data: DataSettings, detector: Detector, say: Callable[[str], None]
 ) -> list[Patches]:
     parts = [
         cut_patches(rgb, label, detector.detect_raw(rgb, data.least_score, resize=True)[: data.most], weight)

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from facekd.detection.flow import GreyFrame, Motion, compose, follow_faces, likeness, patch_place
+from facekd.detection.flow import GreyFrame, Motion, follow_faces, likeness, patch_place
 from facekd.errors import ConfigError
-from facekd.geometry import box_area, box_iou
+from facekd.geometry import box_area, box_iou, compose_affine
 from facekd.images import load_image
 
 LEAST_LIKENESS = 0.85
@@ -129,7 +129,7 @@ class _Track(Generic[F]):
     def follow(self, motion: Motion, now: GreyFrame, block: int) -> None:
         """Move with the flow; afterwards it is found if it still looks as it did."""
         self.box, self.landmarks = motion.move_box(self.box), motion.move_points(self.landmarks)
-        self._place = compose(motion.matrix, self._place)
+        self._place = compose_affine(motion.matrix, self._place)
         self.found = likeness(self._patch, now.patch(self._place, block)) >= LEAST_LIKENESS
 
     def guess(self, frame: int) -> None:

@@ -111,6 +111,12 @@ def apply_affine(matrix: npt.ArrayLike, points: npt.ArrayLike) -> npt.NDArray[np
     return np.asarray(points, np.float64) @ affine[:, :2].T + affine[:, 2]
 
 
+def compose_affine(second: npt.ArrayLike, first: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The affine matrix (2, 3) that does ``first`` (2, 3), then ``second`` (2, 3)."""
+    outer, inner = np.asarray(second, np.float64), np.asarray(first, np.float64)
+    return np.column_stack([outer[:, :2] @ inner[:, :2], apply_affine(outer, inner[:, 2])])
+
+
 def invert_affine(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """The affine matrix (2, 3) that undoes ``matrix`` (2, 3).
 

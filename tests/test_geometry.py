@@ -13,6 +13,7 @@ from facekd.geometry import (
     box_area,
     box_iou,
     clip_boxes,
+    compose_affine,
     estimate_similarity,
     invert_affine,
     share_inside,
@@ -144,3 +145,12 @@ def test_share_inside_of_nothing() -> None:
     assert share_inside(np.empty((0, 4)), np.empty((0, 4))).tolist() == []
     assert share_inside([[0, 0, 2, 2]], np.empty((0, 4))).tolist() == [0.0]
     assert share_inside([[0, 0, 2, 2], [5, 5, 5, 9]], [[0, 0, 1, 4], [4, 4, 9, 9]]).tolist() == [0.5, 0.0]
+
+
+def test_composed_maps_do_one_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    first, second, points = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), rng.normal(size=(7, 2))
+    np.testing.assert_allclose(
+        apply_affine(compose_affine(second, first), points), apply_affine(second, apply_affine(first, points))
+    )
+    np.testing.assert_allclose(compose_affine(invert_affine(first), first), np.eye(2, 3), atol=1e-12)

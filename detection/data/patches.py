@@ -15,16 +15,17 @@ from facekd.detection.data.changes import ChangeSettings, change
 from facekd.detection.data.crops import MIRRORED, Crop
 from facekd.detection.detector import Detection
 from facekd.detection.labels import LabelledPhotograph
-from facekd.detection.refiner import EYES_PX, SIDE_PX, TEMPLATE, decode_box, encode_box, encode_points, frame_of
+from facekd.detection.refiner import EYES_PX, SIDE_PX, decode_box, encode_box, encode_points, frame_of
 from facekd.engine.settings import Fraction, Section
-from facekd.geometry import apply_affine, box_iou, share_inside
+from facekd.geometry import apply_affine, box_iou, compose_affine, share_inside
 from facekd.warp import warp_square
 
 PATCH_PX = 112
 """Side of a patch: a square of 64 px can be turned, shifted and shrunk in it."""
 PATCH_EYES_PX = 20.0
 _ENLARGED = PATCH_EYES_PX / EYES_PX
-PATCH_TEMPLATE = (TEMPLATE - SIDE_PX / 2) * _ENLARGED + PATCH_PX / 2
+_TO_PATCH = np.column_stack([_ENLARGED * np.eye(2), np.full(2, (PATCH_PX - _ENLARGED * SIDE_PX) / 2)])
+_MIRROR = np.array([[-1.0, 0.0, SIDE_PX], [0.0, 1.0, 0.0]])
 
 FACE_IOU = 0.5
 NO_FACE_IOU = 0.3
@@ -92,9 +93,8 @@ def cut_patches(
     rows: list[tuple[NDArray[np.uint8], bool, FloatArray, FloatArray, bool]] = []
 
     def add(box: FloatArray, points: FloatArray, face: int | None, *, framed: bool) -> None:
-        frame = frame_of(box, points)
-        linear, scale = frame[:, :2] * _ENLARGED, float(np.hypot(frame[0, 0], frame[1, 0])) * _ENLARGED
-        frame = np.column_stack([linear, (frame[:, 2] - SIDE_PX / 2) * _ENLARGED + PATCH_PX / 2])
+        frame = compose_affine(_TO_PATCH, frame_of(box, points))
+        scale = float(np.hypot(frame[0, 0], frame[1, 0]))
         true_points, true_box = np.full((5, 2), np.nan), np.full(4, np.nan)
         if face is not None:
             true_points = apply_affine(frame, landmarks[face])
@@ -155,22 +155,17 @@ def draw_square(
     """A random square of one patch: pixels (64, 64, 3), codes of points (10,) and box (4,), NaN where unknown."""
     amount = (settings.again if patches.framed[row] else 1.0) * (2.0 if rng.random() < settings.far else 1.0)
     angle = np.deg2rad(rng.normal(0.0, settings.turn * amount))
-    scale = EYES_PX / PATCH_EYES_PX * np.exp(rng.normal(0.0, settings.scale * amount))
+    scale = np.exp(rng.normal(0.0, settings.scale * amount)) / _ENLARGED
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     target = SIDE_PX / 2 + rng.normal(0.0, settings.shift * EYES_PX * amount, 2)
     frame = np.column_stack([linear, target - linear @ np.full(2, PATCH_PX / 2)])
     mirrored = rng.random() < settings.flip
-    if (
-        mirrored
-    ):  # about the frame's own middle: reversing the rows would move the frame by a pixel, and the eyes with it
-        frame = np.array([[-1.0], [1.0]]) * frame + np.array([[0, 0, SIDE_PX], [0, 0, 0]])
-    pixels = np.asarray(
-        cv2.warpAffine(patches.pixels[row], frame, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR), np.uint8
-    )
-    points = apply_affine(frame, patches.points[row])
-    box = encode_box(patches.boxes[row], frame)
     if mirrored:
-        points = points[MIRRORED]
+        # About the frame's own middle: reversing the rows would move the frame by a pixel, and the eyes with it.
+        frame = compose_affine(_MIRROR, frame)
+    pixels = warp_square(patches.pixels[row], frame, SIDE_PX)
+    points = apply_affine(frame, patches.points[row])[MIRRORED if mirrored else slice(None)]
+    box = encode_box(patches.boxes[row], frame)
     if rng.random() < settings.small:
         side = int(rng.integers(12, 40))
         little = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)

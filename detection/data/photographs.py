@@ -20,7 +20,7 @@ from facekd.errors import DataError, ImageError
 from facekd.images import load_image
 
 
-class SourceSettings(Section):
+class LabelledSource(Section):
     """One collection of labelled photographs.
 
     Paths are looked for in each data folder of the recipe, in order; see `find_data`.
@@ -28,22 +28,30 @@ class SourceSettings(Section):
     Attributes:
         photographs: a zip file or a folder that holds the photographs under the names in ``labels``.
         labels: label file in RetinaFace's form.
-        weight: how often photographs of this collection are drawn, relative to the other collections.
         optional: leave the collection out, and say so, when ``photographs`` is in none of the folders.
         table: a CSV with the columns ``file`` and ``source``, which says where each photograph comes from.
         landmarks_by_people: values of ``source`` whose landmarks people placed.
-        landmark_weight: what those landmarks count in the loss; all others count 1.
-        hold_out_every: keep each n-th photograph out of training, to watch by; 0 keeps none out.
-        longest_side: larger photographs are shrunk to this many pixels; 0 leaves all as they are.
+        landmark_weight: what those landmarks count; all others count 1.
     """
 
     photographs: Path
     labels: Path
-    weight: float = Field(default=1.0, gt=0)
     optional: bool = False
     table: Path | None = None
     landmarks_by_people: tuple[str, ...] = ()
     landmark_weight: float = Field(default=2.0, gt=0)
+
+
+class SourceSettings(LabelledSource):
+    """One collection that crops are drawn from.
+
+    Attributes:
+        weight: how often photographs of this collection are drawn, relative to the other collections.
+        hold_out_every: keep each n-th photograph out of training, to watch by; 0 keeps none out.
+        longest_side: larger photographs are shrunk to this many pixels; 0 leaves all as they are.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
     hold_out_every: int = Field(default=0, ge=0)
     longest_side: int = Field(default=0, ge=0)
 
@@ -189,7 +197,7 @@ def load_source(
 
 
 def read_source(
-    settings: SourceSettings, folders: Sequence[Path], say: Callable[[str], None], threads: int = 2
+    settings: LabelledSource, folders: Sequence[Path], say: Callable[[str], None], threads: int = 2
 ) -> Iterator[tuple[int, NDArray[np.uint8], LabelledPhotograph, float]]:
     """The photographs of a collection as they lie there, one after the other.
 
@@ -246,7 +254,7 @@ def _opener(photographs: Path) -> Callable[[str], bytes]:
     return archive.read
 
 
-def _photographs_by_people(settings: SourceSettings, folders: Sequence[Path]) -> set[str]:
+def _photographs_by_people(settings: LabelledSource, folders: Sequence[Path]) -> set[str]:
     if settings.table is None:
         return set()
     table = require_data(settings.table, folders)

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.demo import portrait
-from facekd.detection.flow import compose
-from facekd.geometry import apply_affine
+from facekd.geometry import apply_affine, compose_affine
 
 Picture = npt.NDArray[np.uint8]
 
@@ -178,7 +177,7 @@ def _place(actor: Actor, pose: Pose, size: tuple[int, int]) -> _Placed:
     centre = np.array([pose.x, pose.y])
     from_portrait = np.column_stack([linear, centre - linear @ (corners[:2] + corners[2:]) / 2])
     head = _head(actor.portrait, max(0, int(np.floor(-np.log2(scale)))))
-    matrix = compose(from_portrait, head.to_portrait)
+    matrix = compose_affine(from_portrait, head.to_portrait)
     return _Placed(
         _warped(head.picture, matrix, size),
         _warped(head.alpha, matrix, size),

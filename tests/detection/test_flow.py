@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from facekd.demo import portrait
-from facekd.detection.flow import GreyFrame, compose, follow_faces, likeness, patch_place
-from facekd.geometry import apply_affine
+from facekd.detection.flow import GreyFrame, follow_faces, likeness, patch_place
+from facekd.geometry import apply_affine, compose_affine
 
 BOX = np.float32([332, 84, 538, 357])
 LANDMARKS = np.float32([[385, 183], [486, 184], [437, 239], [391, 286], [480, 286]])
@@ -78,7 +78,7 @@ def test_a_patch_shows_the_same_at_every_reduction_and_after_every_motion(pictur
     patch = frame.patch(place, 2)
     assert likeness(patch, frame.patch(place, block)) > 0.97
     matrix = _similarity(0.95, 5.0, (12.0, 8.0))
-    assert likeness(patch, _moved(picture, matrix).patch(compose(matrix, place), block)) > 0.97
+    assert likeness(patch, _moved(picture, matrix).patch(compose_affine(matrix, place), block)) > 0.97
     assert likeness(patch, _moved(picture, matrix).patch(place, block)) < 0.9
 
 

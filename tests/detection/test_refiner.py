@@ -39,6 +39,7 @@ from facekd.geometry import apply_affine, box_iou, invert_affine
 from facekd.recognition.align import TEMPLATE as ARCFACE
 from facekd.zoo import ModelCard, Preprocessing, find_model
 from facekd.zoo.writing import add_model, write_record
+from tests.detection.made_landmarks import landmarks_at
 
 SHIFT = np.array([0.25, -0.5], np.float32)  # eye distances: what the made network says of every point
 SIDES = np.log(np.array([1.0, 1.25], np.float32))  # and of the box: 32 x 40 px of the square
@@ -100,12 +101,6 @@ def made(tmp_path: Path) -> Path:
 
 def bright(value: int, height: int = 300, width: int = 400) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
-
-
-def landmarks_at(x: float, y: float, eyes: float, turn: float = 0.0) -> np.ndarray:
-    """Five points of a face with that distance of the eyes, turned by so many radians, its middle at (x, y)."""
-    linear = eyes / EYES_PX * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    return np.asarray((TEMPLATE - SIDE_PX / 2) @ linear.T + [x, y], np.float32)
 
 
 def boxes_of(faces: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.journal import Journal, peak_memory_mib
+from facekd.engine.muon import Muon, hidden_matrices
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.task import Task
 from facekd.errors import ConfigError, FacekdError
@@ -69,8 +70,14 @@ def learning_rate_factor(progress: float, warmup: float, final: float) -> float:
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
-def make_optimizer(module: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """The optimiser over everything trainable; weight decay spares vectors (biases, normalisation)."""
+def make_optimizer(module: nn.Module, settings: TrainingSettings, student: nn.Module | None = None) -> Optimizer:
+    """The optimiser over everything trainable; weight decay spares vectors (biases, normalisation).
+
+    Args:
+        module: holds everything that is trained.
+        settings: which optimiser, and how.
+        student: the part whose matrices Muon moves; all of ``module`` without.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -78,6 +85,8 @@ def make_optimizer(module: nn.Module, settings: TrainingSettings) -> Optimizer:
     ]
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    if settings.optimizer == "muon":
+        return Muon(groups, hidden_matrices(student or module), lr=settings.learning_rate)
     return AdamW(groups, lr=settings.learning_rate)
 
 
@@ -121,7 +130,7 @@ def fit(
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     fabric.seed_everything(settings.seed, verbose=False)
     averaged = AveragedWeights(task.student, settings.ema_decay)
-    plain_optimizer = make_optimizer(task.module, settings)
+    plain_optimizer = make_optimizer(task.module, settings, task.student)
     objective, optimizer = fabric.setup(_Objective(task), plain_optimizer)
     averaged.network.to(fabric.device)
 

@@ -29,7 +29,7 @@ class TrainingSettings(Section):
         steps: optimiser steps of the whole run; the schedule's length unless ``minutes`` is given.
         minutes: when given, the schedule follows the minutes spent training instead of the steps, and the run
             ends when they are over (or at ``steps``, whichever comes first). For machines whose speed is not known.
-        optimizer: AdamW, or SGD with Nesterov momentum 0.9.
+        optimizer: AdamW, Muon for the student's matrices and AdamW for the rest, or SGD with Nesterov momentum 0.9.
         learning_rate: the peak, reached after the warm-up.
         final_learning_rate: share of the peak that is left at the end of the cosine.
         weight_decay: on weights of two and more dimensions; never on biases and normalisation layers.
@@ -48,7 +48,7 @@ class TrainingSettings(Section):
 
     steps: int = Field(gt=0)
     minutes: float | None = Field(default=None, gt=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0)
     final_learning_rate: Fraction = 0.01
     weight_decay: float = Field(default=0.05, ge=0)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from facekd.engine.averaging import AveragedWeights
@@ -200,10 +200,22 @@ def _step(
         for name, term in terms.items():
             sums[name] = sums.get(name, 0.0) + float(term.detach()) / settings.accumulate
     if settings.clip_norm:
-        fabric.clip_gradients(objective, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        clip_gradients(task.module, settings.clip_norm)
     optimizer.step()
     optimizer.zero_grad()
     return sums
+
+
+def clip_gradients(module: nn.Module, largest: float) -> None:
+    """Scale all gradients of a module down together where their Euclidean norm exceeds ``largest``.
+
+    Ranks of ``torch.distributed`` whose gradients differ in part (each has class centres of its own) all scale by the
+    largest norm among them: scaled each by its own, their copies of the student would drift apart.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(norm, distributed.ReduceOp.MAX)
+    nn.utils.clip_grads_with_norm_(module.parameters(), largest, norm)
 
 
 def _progress(state: _State, settings: TrainingSettings) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.export import export_onnx
-from facekd.engine.loop import TrainingDiverged, fit, learning_rate_factor, make_optimizer
+from facekd.engine.loop import TrainingDiverged, clip_gradients, fit, learning_rate_factor, make_optimizer
 from facekd.engine.settings import TrainingSettings
 from facekd.errors import ConfigError
 
@@ -92,6 +92,16 @@ def test_accumulated_batches_give_the_gradient_of_their_union(tmp_path: Path) ->
     fit(one, TrainingSettings(steps=1, **plain), tmp_path / "one")
     fit(two, TrainingSettings(steps=1, accumulate=2, **plain), tmp_path / "two")
     torch.testing.assert_close(one.student.weight, two.student.weight)
+
+
+def test_gradients_are_clipped_together() -> None:
+    module = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(1, 1)])
+    module[0].weight.grad, module[1].weight.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([[12.0]])
+    clip_gradients(module, 20.0)
+    assert module[1].weight.grad.item() == 12.0  # short enough
+    clip_gradients(module, 6.5)
+    torch.testing.assert_close(module[0].weight.grad, torch.tensor([[1.5, 2.0]]))
+    torch.testing.assert_close(module[1].weight.grad, torch.tensor([[6.0]]))
 
 
 def test_divergence_is_an_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+from facekd.engine.loop import clip_gradients
 from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC
@@ -95,6 +96,15 @@ def embedder(rank: int) -> dict:
     }
 
 
+def clipped(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients after clipping: of a copy that all ranks have, and of a part that is this rank's own."""
+    module = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False)])
+    module[0].weight.grad = torch.tensor([[3.0, 4.0]])
+    module[1].weight.grad = torch.tensor([[0.0 if rank == 0 else 12.0]])
+    clip_gradients(module, 6.5)
+    return module[0].weight.grad, module[1].weight.grad
+
+
 def main() -> None:
     rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
@@ -104,6 +114,7 @@ def main() -> None:
     result["data_parallel"] = data_parallel(given, rank)
     result["sampled"] = sampled(given, rank)
     result["embedder"] = embedder(rank)
+    result["clipped"] = clipped(rank)
     torch.save(result, folder / f"rank-{rank}.pt")
     distributed.destroy_process_group()
 

@@ -128,6 +128,14 @@ def test_a_recipe_spreads_its_people_over_ranks_whose_students_and_adapters_stay
     assert len(moved) == len(first["student"])
 
 
+def test_ranks_clip_their_gradients_by_the_same_factor(two_ranks: list[dict]) -> None:
+    # Norms are 5 and 13, the limit is 6.5: the larger one decides for both.
+    shared = torch.tensor([[1.5, 2.0]])
+    for rank, own in zip(two_ranks, (0.0, 6.0), strict=True):
+        torch.testing.assert_close(rank["clipped"][0], shared)
+        torch.testing.assert_close(rank["clipped"][1], torch.tensor([[own]]))
+
+
 def test_one_process_needs_no_process_group_and_is_the_plain_head(given: dict) -> None:
     embeddings, labels = given["batches"][1]
     for name, kind in MARGIN_HEADS.items():

@@ -44,6 +44,31 @@ class ScreeningSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Screening:
+    """What a folder's ``screening.csv`` says of each of its crops.
+
+    Attributes:
+        fits: (N,) whether it keeps the name that it had, or had none.
+        groups: (N) the further person that an unlabelled crop became, by a name within this folder; empty for others.
+        kept: (N,) whether it is trained on at all: another copy of it is where not.
+    """
+
+    fits: NDArray[np.bool_]
+    groups: tuple[str, ...]
+    kept: NDArray[np.bool_]
+
+    def identities(self, before: Sequence[str], own_name: str) -> list[str]:
+        """Who each crop is to be for training.
+
+        Args:
+            before: (N) who each is said to be.
+            own_name: of the folder, to tell its groups from those of others.
+        """
+        rows = zip(before, self.fits.tolist(), self.groups, strict=True)
+        return [f"{own_name}/{group}" if group else name if fits else "" for name, fits, group in rows]
+
+
+@dataclass(frozen=True, slots=True)
 class ScreeningReport:
     """What was found among the training crops.
 
@@ -136,8 +161,8 @@ def strangers_cosine(embeddings: Embeddings, labels: NDArray[np.int64], rate: fl
     return float(np.partition(strangers, len(strangers) - count)[len(strangers) - count])
 
 
-def read_screening(folder: Path, identities: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]] | None:
-    """Who each crop is to be for training, and which are kept; None where the folder was not screened.
+def read_screening(folder: Path, identities: Sequence[str]) -> Screening | None:
+    """What the screening of a folder found; None where it was not screened.
 
     Raises:
         DataError: the file is of other crops or other names than the folder has now.
@@ -149,12 +174,14 @@ def read_screening(folder: Path, identities: Sequence[str]) -> tuple[list[str], 
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         same = [row["identity"] for row in rows] == list(identities)
-        screened, kept = [row["screened"] for row in rows], np.array([row["kept"] == "1" for row in rows], np.bool_)
+        fits = np.array([row["identity"] in ("", row["screened"]) for row in rows], np.bool_)
+        kept = np.array([row["kept"] == "1" for row in rows], np.bool_)
+        groups = tuple("" if row["identity"] else row["screened"].rpartition("/")[2] for row in rows)
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}; remove it, or screen {folder} again") from error
     if not same:
         raise DataError(f"{path} was made when {folder} held other crops or names: remove it, or screen again")
-    return screened, kept
+    return Screening(fits, groups, kept)
 
 
 def _copies(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,14 @@ class FaceSet:
 
 
 def read_faces(
-    folders: Sequence[Path], split: str, *, teacher: str | None = None, labelled_only: bool = False, threads: int = 2
+    folders: Sequence[Path],
+    split: str,
+    *,
+    teacher: str | None = None,
+    labelled_only: bool = False,
+    held_out: Collection[str] = (),
+    names: Mapping[Path, str] | None = None,
+    threads: int = 2,
 ) -> FaceSet:
     """Read one split of one or more folders as one set; the same identity in two folders is one person.
 
@@ -56,6 +63,8 @@ def read_faces(
         split: value of the table's ``split`` column.
         teacher: read ``teacher_<teacher>.npy`` of each folder.
         labelled_only: leave out crops without an identity.
+        held_out: leave out every crop that the table files under one of these people.
+        names: of the folders, for the people that a screening made of unlabelled crops; their last names by default.
         threads: threads that decode.
 
     Raises:
@@ -67,14 +76,12 @@ def read_faces(
     embeddings: list[NDArray[np.float32]] = []
     for folder in folders:
         table = read_table(folder)
-        identities, kept = [row["identity"] for row in table], np.ones(len(table), np.bool_)
-        if split == "train" and (screened := read_screening(folder, identities)):
-            identities, kept = screened
-        chosen = [
-            i
-            for i, row in enumerate(table)
-            if row["split"] == split and kept[i] and (identities[i] or not labelled_only)
-        ]
+        identities = [row["identity"] for row in table]
+        taken = np.array([row["split"] == split and row["identity"] not in held_out for row in table], np.bool_)
+        if split == "train" and (screening := read_screening(folder, identities)) is not None:
+            identities = screening.identities(identities, names[folder] if names else folder.resolve().name)
+            taken &= screening.kept
+        chosen = [i for i in np.flatnonzero(taken).tolist() if identities[i] or not labelled_only]
         rows += [(folder / table[i]["shard"], table[i]["file"], identities[i]) for i in chosen]
         if teacher is not None:
             embeddings.append(read_teacher(folder, teacher, len(table))[chosen])

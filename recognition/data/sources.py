@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from facekd.recognition.data.encoded import Crops, chosen_crops, joined_crops
 from facekd.recognition.data.identity_folders import read_identity_folders
 from facekd.recognition.data.layout import Layout, crops_digest, layout_of
 from facekd.recognition.data.record_io import read_record_faces
-from facekd.recognition.data.screen_folder import read_screening
+from facekd.recognition.data.screen_folder import Screening, read_screening
 from facekd.recognition.data.shards import FaceSet, read_faces, read_table, table_crops
 from facekd.recognition.data.stored_teacher import read_teacher
 from facekd.recognition.data.webdataset import read_webdataset
@@ -41,18 +42,36 @@ class CropFolder:
     training: NDArray[np.bool_]
 
 
-def read_folder(folder: Path) -> CropFolder:
+def read_folder(folder: Path, own_name: str | None = None) -> CropFolder:
     """Every crop of a folder of any layout.
+
+    Args:
+        folder: of crops.
+        own_name: as ``own_names`` gives it: before the numbers of people that have no other name.
 
     Raises:
         DataError: it has no known layout, or its files are missing or damaged.
     """
+    identities, training = _filed(folder, own_name or own_names([folder])[folder])
     if layout_of(folder) is Layout.table:
-        table = read_table(folder)
-        training = np.array([row["split"] == "train" for row in table], np.bool_)
-        return CropFolder(table_crops(folder, table), tuple(row["identity"] for row in table), training)
-    faces = _read_plain(folder)
-    return CropFolder(faces.crops, _identities(faces), np.ones(len(faces), np.bool_))
+        return CropFolder(table_crops(folder, read_table(folder)), identities, training)
+    return CropFolder(_read_unchanged(folder, crops_digest(folder)).crops, identities, training)
+
+
+def own_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """What tells the numbered people of each folder from those of the others.
+
+    A folder's last name, with as many of the names above it as no other folder ends in: the 7 of ``a/train`` is not
+    the 7 of ``b/train``.
+    """
+    parts = {folder: Path(os.path.abspath(folder)).parts for folder in folders}
+    names = {}
+    for folder, own in parts.items():
+        depth = 1
+        while any(other != own and other[-depth:] == own[-depth:] for other in parts.values()):
+            depth += 1
+        names[folder] = "/".join(own[-depth:])
+    return names
 
 
 def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_share: float = VAL_SHARE) -> FaceSet:
@@ -61,7 +80,8 @@ def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_sh
     A folder may hold shards with ``faces.csv`` (its ``train`` split), ``train.rec`` and ``train.idx``, ``*.tar``, or
     one folder of aligned crops a person. All but the first stay encoded until used. People that a record file or a
     tar merely numbers are its own: the 7 of one set is not the 7 of another. What a folder's ``screening.csv`` says is
-    obeyed. Where no folder has a ``val`` split, the people that ``read_validation`` takes are left out.
+    obeyed. Where no folder has a ``val`` split, every crop filed under one of the people whom ``read_validation`` takes
+    is left out, whoever the screening says it is. A folder of a ``val`` split alone is passed over.
 
     Args:
         folders: in any mixture.
@@ -71,21 +91,23 @@ def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_sh
     Raises:
         DataError: a folder has no known layout, or its files are missing, damaged or contradict each other.
     """
-    tables = [folder for folder in folders if layout_of(folder) is Layout.table]
-    others = [folder for folder in folders if folder not in tables]
-    sets = [read_faces(tables, "train", teacher=teacher)] if tables or not others else []
-    sets += [_read_screened(folder, teacher) for folder in others]
-    faces = sets[0] if len(sets) == 1 else join_sets(sets)
-    people = held_out(folders, val_share)
-    held = np.array([*(name in people for name in faces.people), False], np.bool_)
-    return some_of(faces, np.flatnonzero(~held[faces.labels])) if held.any() else faces
+    names, held = own_names(folders), held_out(folders, val_share)
+    others = [folder for folder in folders if layout_of(folder) is not Layout.table]
+    tables = [folder for folder in folders if folder not in others]
+    with_train = [folder for folder in tables if _has(folder, "train")]
+    sets = [_read_screened(folder, names[folder], teacher, held) for folder in others]
+    if with_train or not others:
+        faces = read_faces(with_train or tables, "train", teacher=teacher, held_out=held, names=names)
+        sets.insert(0, faces)
+    return sets[0] if len(sets) == 1 else join_sets(sets)
 
 
 def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) -> FaceSet:
     """Labelled crops of people who are not trained on.
 
     Where a folder has a ``faces.csv`` with a ``val`` split, that is it, and the other folders are for training alone.
-    Where none has, it is the crops of the people whom ``held_out`` chooses.
+    Where none has, it is the crops of the people whom ``held_out`` chooses, without those that a ``screening.csv``
+    calls misfits or copies.
 
     Args:
         folders: as ``read_training`` gets them.
@@ -94,21 +116,26 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
     Raises:
         DataError: too few people were held out.
     """
-    with_split = [folder for folder in folders if _has_val(folder)]
+    with_split = [folder for folder in folders if _has(folder, "val")]
     if with_split:
         return read_faces(with_split, "val", labelled_only=True)
     people = tuple(sorted(held_out(folders, val_share)))
     number = {name: place for place, name in enumerate(people)}
+    names = own_names(folders)
     crops, labels = [], []
     for folder in folders:
-        whole = read_folder(folder)
-        own = [number.get(name, -1) for name in whole.identities]
-        chosen = [i for i, label in enumerate(own) if label >= 0 and whole.training[i]]
-        crops.append(whole.crops[np.array(chosen, np.int64)])
-        labels += [own[i] for i in chosen]
-    if len(people) < 2 or len(labels) == len(people):
+        whole = read_folder(folder, names[folder])
+        own = np.array([number.get(name, -1) for name in whole.identities], np.int64)
+        usable = whole.training & (own >= 0)
+        if (screening := _screening(folder)) is not None:
+            usable &= screening.fits & screening.kept
+        chosen = np.flatnonzero(usable)
+        crops.append(whole.crops[chosen])
+        labels += own[chosen].tolist()
+    seen = len(set(labels))
+    if seen < 2 or len(labels) == seen:
         raise DataError(
-            f"validation needs several crops of at least two people who are not trained on; {len(people)} people with "
+            f"validation needs several crops of at least two people who are not trained on; {seen} people with "
             f"{len(labels)} crops were held out (a share of {val_share:g}). Give more people, or a folder whose "
             "faces.csv has a val split, as facekd prepare makes it"
         )
@@ -121,11 +148,15 @@ def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
     A share of all people, by a digest of their names: whether somebody is among them does not depend on who else is
     there. In the digest's order, as many are taken as have 4,000 crops together, so that nobody is held out in vain.
     """
-    if any(_has_val(folder) for folder in folders):
+    if any(_has(folder, "val") for folder in folders):
         return frozenset()
+    names = own_names(folders)
     counts: Counter[str] = Counter()
     for folder in folders:
-        counts.update(_training_names(folder))
+        whole = read_folder(folder, names[folder])
+        counts.update(
+            name for name, training in zip(whole.identities, whole.training.tolist(), strict=True) if training
+        )
     del counts[""]
     people: set[str] = set()
     crops = 0
@@ -168,43 +199,48 @@ def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
     return FaceSet(crops, np.concatenate(labels), people, np.concatenate(teachers) if teachers else None)
 
 
-def _read_plain(folder: Path) -> FaceSet:
-    """Every crop of a folder without a table."""
-    return _read_unchanged(folder, crops_digest(folder))
+def _read_plain(folder: Path, own_name: str) -> FaceSet:
+    """Every crop of a folder without a table, as nothing has screened it."""
+    faces = _read_unchanged(folder, crops_digest(folder))
+    return replace(faces, people=tuple(f"{own_name}/{name}" if name.isdigit() else name for name in faces.people))
 
 
 @lru_cache(maxsize=8)  # the index of millions of records takes minutes to read, and is asked for four times
 def _read_unchanged(folder: Path, _digest: str) -> FaceSet:
     layout = layout_of(folder)
     if layout is Layout.records:
-        faces = read_record_faces(folder)
-    elif layout is Layout.tars:
-        faces = read_webdataset(sorted(folder.glob("*.tar")))
-    else:
-        faces = read_identity_folders(folder)
-    people = tuple(f"{folder.name}/{name}" if name.isdigit() else name for name in faces.people)
-    return replace(faces, people=people)
+        return read_record_faces(folder)
+    if layout is Layout.tars:
+        return read_webdataset(sorted(folder.glob("*.tar")))
+    return read_identity_folders(folder)
 
 
-def _training_names(folder: Path) -> Iterable[str]:
-    """Who each of a folder's training crops is said to be, before any screening."""
-    if layout_of(folder) is Layout.table:
-        return (row["identity"] for row in read_table(folder) if row["split"] == "train")
-    return _identities(_read_plain(folder))
-
-
-def _read_screened(folder: Path, teacher: str | None) -> FaceSet:
+def _read_screened(folder: Path, own_name: str, teacher: str | None, held: Collection[str]) -> FaceSet:
     """What training takes of a folder without a table."""
-    faces = _read_plain(folder)
+    faces = _read_plain(folder, own_name)
     faces = replace(faces, teacher=None if teacher is None else read_teacher(folder, teacher, len(faces)))
-    screening = read_screening(folder, _identities(faces))
-    if screening is None:
-        return faces
-    identities, kept = screening
-    people = tuple(sorted(set(identities) - {""}))
-    number = {name: place for place, name in enumerate(people)}
-    labels = np.array([number.get(name, -1) for name in identities], np.int64)
-    return some_of(replace(faces, people=people, labels=labels), np.flatnonzero(kept))
+    kept = np.array([*(name not in held for name in faces.people), True], np.bool_)[faces.labels]  # -1 takes the last
+    if (screening := _screening(folder)) is not None:
+        identities = screening.identities(_identities(faces), own_name)
+        people = tuple(sorted(set(identities) - {""}))
+        number = {name: place for place, name in enumerate(people)}
+        labels = np.array([number.get(name, -1) for name in identities], np.int64)
+        faces, kept = replace(faces, people=people, labels=labels), kept & screening.kept
+    return faces if kept.all() else some_of(faces, np.flatnonzero(kept))
+
+
+def _filed(folder: Path, own_name: str) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+    """Who each crop of a folder is said to be, and which are for training; see ``CropFolder``."""
+    if layout_of(folder) is Layout.table:
+        table = read_table(folder)
+        training = np.array([row["split"] == "train" for row in table], np.bool_)
+        return tuple(row["identity"] for row in table), training
+    faces = _read_plain(folder, own_name)
+    return _identities(faces), np.ones(len(faces), np.bool_)
+
+
+def _screening(folder: Path) -> Screening | None:
+    return read_screening(folder, _filed(folder, own_names([folder])[folder])[0])
 
 
 def _identities(faces: FaceSet) -> tuple[str, ...]:
@@ -212,8 +248,8 @@ def _identities(faces: FaceSet) -> tuple[str, ...]:
     return tuple(names[label] for label in faces.labels)
 
 
-def _has_val(folder: Path) -> bool:
-    return layout_of(folder) is Layout.table and any(row["split"] == "val" for row in read_table(folder))
+def _has(folder: Path, split: str) -> bool:
+    return layout_of(folder) is Layout.table and any(row["split"] == split for row in read_table(folder))
 
 
 def _place(name: str) -> float:

@@ -13,7 +13,7 @@ from PIL import Image
 from facekd.errors import ConfigError, DataError
 from facekd.recognition.data.screen_folder import ScreeningSettings, screen_folder, strangers_cosine
 from facekd.recognition.data.shards import read_faces
-from facekd.recognition.data.sources import read_folder, read_training
+from facekd.recognition.data.sources import held_out, read_folder, read_training, read_validation
 
 SETTINGS = ScreeningSettings(suspicious_below=0.5, group_above=0.7)
 
@@ -66,9 +66,9 @@ def screen(folder: Path, embeddings: np.ndarray) -> object:
     return screen_folder(folder, whole.identities, whole.training, embeddings, SETTINGS)
 
 
-def seen(folder: Path) -> dict[int, str]:
+def seen(folder: Path, val_share: float = 0.0) -> dict[int, str]:
     """Who training takes each crop for, by the crop's grey value."""
-    faces = read_training([folder], val_share=0.0)
+    faces = read_training([folder], val_share=val_share)
     names = (*faces.people, "")
     return {int(faces.crops[i][0, 0, 0]): names[faces.labels[i]] for i in range(len(faces))}
 
@@ -149,3 +149,37 @@ def test_wrong_names_hardly_move_the_thresholds(tmp_path: Path) -> None:
     assert (clean.misfits, spoilt.misfits) == (0, len(wrong))
     assert spoilt.group_above == pytest.approx(clean.group_above, abs=0.05)
     assert clean.group_above < 0.7  # what two crops of one person exceed
+
+
+@pytest.mark.parametrize("layout", ["table", "people"])
+def test_a_person_of_validation_is_never_trained_on_whatever_the_screening_said(tmp_path: Path, layout: str) -> None:
+    """Crop 5 is filed under ann but is bob; 11 copies 6. Whoever of the two is held out, neither is in both sets."""
+    rows, embeddings = made_up()
+    rows, embeddings = [(name, "train") for name, _ in rows], embeddings.copy()
+    share = 1.0  # everybody
+    folder = tmp_path / "crops"
+    folder = as_table(folder, rows, embeddings) if layout == "table" else as_people(folder, rows)
+    whole = read_folder(folder)
+    grey = [int(crop[0, 0, 0]) for crop in whole.crops[:]]
+    screen_folder(folder, whole.identities, whole.training, embeddings[grey], SETTINGS)
+    people = held_out([folder], share)
+    assert {"ann", "bob"} <= people
+    val = read_validation([folder], val_share=share)
+    trained = seen(folder, share)
+    judged = {int(crop[0, 0, 0]): val.people[label] for crop, label in zip(val.crops, val.labels, strict=True)}
+    assert not set(trained) & set(judged)
+    assert {5, 11}.isdisjoint(trained)  # filed under somebody held out
+    assert {5, 11}.isdisjoint(judged)  # a misfit and a copy say nothing about a network
+    assert all(judged[i] == "ann" for i in range(5))
+    assert {trained[i] for i in range(12, 17)} == {"crops/group-00000"}
+
+
+def test_groups_of_folders_with_one_name_are_different_people(tmp_path: Path) -> None:
+    rows, embeddings = made_up()
+    folders = []
+    for parent in ("a", "b"):
+        (tmp_path / parent).mkdir()
+        folders.append(as_table(tmp_path / parent / "train", rows, embeddings))
+        screen(folders[-1], embeddings)
+    people = read_training(folders).people
+    assert people == ("a/train/group-00000", "ann", "b/train/group-00000", "bob")

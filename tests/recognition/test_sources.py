@@ -147,6 +147,33 @@ def test_one_folder_with_a_val_split_is_enough(tmp_path: Path) -> None:
     assert len(read_training(folders, val_share=0.2)) == 482
 
 
+def test_numbers_of_folders_with_one_name_are_different_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parent, value in (("a", 30), ("b", 40)):
+        (tmp_path / parent / "train").mkdir(parents=True)
+        with RecordWriter(tmp_path / parent / "train" / "train.rec") as writer:
+            writer.add(1, (7,), picture(value))
+    folders = [tmp_path / "a" / "train", tmp_path / "b" / "train"]
+    faces = read_training(folders, val_share=0.0)
+    assert faces.people == ("a/train/7", "b/train/7")
+    assert faces.labels.tolist() == [0, 1]
+    assert read_training(folders[:1], val_share=0.0).people == ("train/7",)  # as ever where nothing is confused
+    monkeypatch.chdir(folders[0])
+    assert read_training([Path()], val_share=0.0).people == ("train/7",)
+    assert read_training([Path(), folders[0]], val_share=0.0).people == ("train/7",)  # one folder, named twice
+
+
+def test_a_folder_of_validation_alone_stands_beside_others(tmp_path: Path) -> None:
+    shards = every_layout(tmp_path / "a")[0]
+    table = (shards / "faces.csv").read_text()
+    (shards / "faces.csv").write_text(table.replace(",train", ",val"))
+    others = plain_layouts(tmp_path / "b")
+    assert len(read_training([*others, shards], val_share=0.2)) == 480
+    assert len(read_training([others[0], shards], val_share=0.2)) == 120
+    assert read_validation([others[0], shards]).people == ("ann", "bob")
+    with pytest.raises(DataError, match="'train'"):
+        read_training([shards])
+
+
 def test_no_more_people_are_held_out_than_validation_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plain_layouts(tmp_path)[2]
     everyone = held_out([folder], 0.5)

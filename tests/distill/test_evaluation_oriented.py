@@ -78,6 +78,18 @@ def test_running_thresholds_start_at_the_first_batch_follow_slowly_and_rest_in_e
     assert torch.equal(module.teacher_thresholds, kept)
 
 
+def test_running_thresholds_and_loss_are_the_float32_ones_under_autocast(draw) -> None:
+    student, teacher = torch.tensor(draw(12, 16)).float(), torch.tensor(draw(12, 8)).float()
+    labels = torch.arange(12) // 2
+    exact, lowered = EkdLoss(rates=(0.5, 0.1, 0.02)), EkdLoss(rates=(0.5, 0.1, 0.02))
+    wanted = exact(student, teacher, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lowered(student, teacher, labels)
+    torch.testing.assert_close(lowered.student_thresholds, exact.student_thresholds, rtol=0, atol=1e-6)
+    torch.testing.assert_close(lowered.teacher_thresholds, exact.teacher_thresholds, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_unknown_people_make_no_pairs_and_a_batch_without_pairs_gives_zero(draw) -> None:
     mated, non_mated = pair_kinds(torch.tensor([0, 0, -1, -1]))
     assert (int(mated.sum()), int(non_mated.sum())) == (1, 0)

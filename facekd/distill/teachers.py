@@ -104,8 +104,8 @@ class TorchTeacher:
 class OnnxTeacher:
     """Any ONNX file as a teacher, run by ONNX Runtime on the CPU.
 
-    `output` is the graph's first output, `output:NAME` (or the plain NAME) any other, and any other name is that of a
-    value inside the graph (`onnx` is then needed to expose it).
+    `output` is the graph's first output, `output:NAME` or `output:1` (or the plain NAME) any other, and any other name
+    is that of a value inside the graph (`onnx` is then needed to expose it).
 
     Args:
         content: path of the file, or its bytes.
@@ -132,21 +132,24 @@ class OnnxTeacher:
             raise ModelError(f"cannot read the teacher's file: {error}") from error
         # What is done to the pictures belongs to the teacher: its answers would differ, so must its digest.
         self.digest = hashlib.sha256(original + f"|{mean}|{scale}".encode()).hexdigest()
-        inner = [tap for tap in taps if not tap.startswith(OUTPUT)]
+        inner = [tap for tap in taps if tap.partition(":")[0] != OUTPUT]
         self._session = open_session(_expose(original, inner) if inner else original, threads)
         self._mean, self._scale = mean, scale
 
     def _name(self, tap: str) -> str:
+        outputs = self._session.outputs
         path, _, key = tap.partition(":")
-        if path != OUTPUT:
-            return tap
-        return key if key in self._session.outputs else self._session.outputs[int(key) if key.isdigit() else 0]
+        name = tap if path != OUTPUT else key or outputs[0]
+        if path == OUTPUT and name not in outputs and name.isdecimal() and int(name) < len(outputs):
+            name = outputs[int(name)]
+        if name not in outputs:
+            raise ConfigError(f"the ONNX teacher gives no {tap!r}; it gives {', '.join(outputs)}")
+        return name
 
     def check(self, taps: Sequence[str]) -> None:
         """See `Teacher`."""
         for tap in taps:
-            if self._name(tap) not in self._session.outputs:
-                raise ConfigError(f"the ONNX teacher gives no {tap!r}; it gives {', '.join(self._session.outputs)}")
+            self._name(tap)
 
     @torch.no_grad()
     def answer(self, pictures: Tensor, taps: Sequence[str]) -> Answers:
@@ -264,15 +267,24 @@ class TeacherEnsemble:
     """Several teachers with one answer: their class probabilities mixed, by fixed weights or by confidence.
 
     You et al. 2017, "Learning from Multiple Teacher Networks", https://doi.org/10.1145/3097983.3098135, average
-    softened probabilities; weighing each photograph by each teacher's own certainty follows CA-MKD (Zhang et al. 2022,
-    https://arxiv.org/abs/2201.00007), with entropy in place of the loss on the label, so that no label is needed.
+    probabilities that were softened before; so does this with the `temperature` of the term that asks it. At 1 the
+    probabilities themselves are averaged, and a term with a temperature softens their mean. Weighing each photograph by
+    each teacher's own certainty follows CA-MKD (Zhang et al. 2022, https://arxiv.org/abs/2201.00007), with entropy in
+    place of the loss on the label, so that no label is needed.
 
     Args:
         teachers: at least two, of the same classes.
         weights: one >= 0 a teacher, or "confidence".
+        temperature: T > 0 at which the probabilities are averaged: divided by it, the answer is logits of the mean of
+            softmax(t / T).
     """
 
-    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float] | str = "confidence") -> None:
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        weights: Sequence[float] | str = "confidence",
+        temperature: float = 1.0,
+    ) -> None:
         if len(teachers) < 2:
             raise ConfigError(f"an ensemble needs at least two teachers, got {len(teachers)}")
         if isinstance(weights, str):
@@ -280,9 +292,11 @@ class TeacherEnsemble:
                 raise ConfigError(f"weights are numbers or 'confidence', got {weights!r}")
         elif len(weights) != len(teachers) or min(weights) < 0 or sum(weights) <= 0:
             raise ConfigError(f"wanted a weight >= 0 for each of {len(teachers)} teachers, got {list(weights)}")
+        if not temperature > 0:
+            raise ConfigError(f"temperature must be above 0, got {temperature}; give that of the term that asks")
         self._teachers = list(teachers)
-        self._weights = weights
-        together = "|".join(teacher.digest for teacher in teachers) + f"|{weights}"
+        self._weights, self._temperature = weights, temperature
+        together = "|".join(teacher.digest for teacher in teachers) + f"|{weights}|{temperature}"
         changing = any(not teacher.digest for teacher in teachers)
         self.digest = "" if changing else hashlib.sha256(together.encode()).hexdigest()
 
@@ -294,25 +308,25 @@ class TeacherEnsemble:
             )
 
     def answer(self, pictures: Tensor, taps: Sequence[str]) -> Answers:
-        """See `Teacher`: logits whose softmax is the mixture of the teachers' probabilities."""
+        """See `Teacher`: logits whose softmax at the temperature is the mixture of the teachers' probabilities."""
         self.check(taps)
         logits = [teacher.answer(pictures, [OUTPUT])[OUTPUT].float() for teacher in self._teachers]
         if len({tuple(item.shape) for item in logits}) != 1:
             raise ConfigError(f"the teachers disagree about the classes: {[tuple(item.shape) for item in logits]}")
-        return {OUTPUT: mix_logits(logits, self._weights)}
+        return {OUTPUT: mix_logits(logits, self._weights, self._temperature)}
 
 
 @torch.no_grad()
-def mix_logits(logits: Sequence[Tensor], weights: Sequence[float] | str) -> Tensor:
-    """Logits (N, C) of the weighted mean of several teachers' class probabilities; see `TeacherEnsemble`."""
+def mix_logits(logits: Sequence[Tensor], weights: Sequence[float] | str, temperature: float = 1.0) -> Tensor:
+    """Logits (N, C) of the weighted mean of several teachers' class probabilities at T; see `TeacherEnsemble`."""
     if isinstance(weights, str):
         shares = torch.stack([confidence_weights(item) for item in logits]).clamp_min(1e-6)
     else:
         shares = torch.tensor(weights, dtype=torch.float32, device=logits[0].device)
         shares = shares.unsqueeze(1).expand(-1, len(logits[0]))
     shares = shares / shares.sum(dim=0, keepdim=True)
-    log_probabilities = torch.stack([F.log_softmax(item.float(), dim=1) for item in logits])
-    return torch.logsumexp(log_probabilities + shares.clamp_min(1e-12).log().unsqueeze(2), dim=0)
+    log_probabilities = torch.stack([F.log_softmax(item.float() / temperature, dim=1) for item in logits])
+    return temperature * torch.logsumexp(log_probabilities + shares.clamp_min(1e-12).log().unsqueeze(2), dim=0)
 
 
 class OnlineTeacher(nn.Module):

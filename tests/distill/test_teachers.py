@@ -111,6 +111,22 @@ def test_an_onnx_teacher_answers_outputs_inner_values_and_scaled_pictures(tmp_pa
     assert teacher.digest != OnnxTeacher(tiny_onnx, threads=1).digest  # other pictures, other answers
 
 
+def test_an_inner_value_may_be_called_like_the_output(tiny_onnx, pictures) -> None:
+    model = onnx.load_from_string(tiny_onnx)
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "output_map"
+    teacher = OnnxTeacher(model.SerializeToString(), taps=["output_map"], threads=1)
+    torch.testing.assert_close(teacher.answer(pictures, ["output_map"])["output_map"], F.relu(pictures))
+
+
+@pytest.mark.parametrize("tap", ["output:embeding", "output:9", "output:-1", "embeding"])
+def test_an_output_that_an_onnx_teacher_does_not_have_is_refused(tiny_onnx, pictures, tap: str) -> None:
+    teacher = OnnxTeacher(tiny_onnx, threads=1)
+    with pytest.raises(ConfigError, match=f"gives no '{tap}'; it gives scores, embedding"):
+        teacher.check([tap])
+    with pytest.raises(ConfigError, match="gives no"):
+        teacher.answer(pictures, [tap])
+
+
 def test_onnx_faults_are_named(tmp_path: Path, tiny_onnx, pictures) -> None:
     with pytest.raises(ModelError, match="cannot read"):
         OnnxTeacher(tmp_path / "missing.onnx")
@@ -153,7 +169,14 @@ def test_ensembles_mix_probabilities_by_weight_and_by_confidence(pictures) -> No
     only = F.softmax(mix_logits([certain, undecided], [0.0, 2.0]), dim=1)
     torch.testing.assert_close(only, F.softmax(undecided, dim=1))
 
+    # At the term's temperature the softened probabilities are what is averaged, as in the paper; at 1 they are not.
+    softened = 0.5 * F.softmax(certain / 4, dim=1) + 0.5 * F.softmax(undecided / 4, dim=1)
+    torch.testing.assert_close(F.softmax(mix_logits([certain, undecided], [1.0, 1.0], 4.0) / 4, dim=1), softened)
+    assert (F.softmax(mix_logits([certain, undecided], [1.0, 1.0]) / 4, dim=1) - softened).abs().max() > 0.05
+
     teachers = [TorchTeacher(network(seed=seed)) for seed in (0, 1)]
+    warm = TeacherEnsemble(teachers, [1.0, 3.0], temperature=4.0)
+    assert warm.digest != TeacherEnsemble(teachers, [1.0, 3.0]).digest
     ensemble = TeacherEnsemble(teachers, [1.0, 3.0])
     logits = [teacher.answer(pictures, ["output"])["output"] for teacher in teachers]
     expected = 0.25 * F.softmax(logits[0], dim=1) + 0.75 * F.softmax(logits[1], dim=1)
@@ -169,6 +192,7 @@ def test_ensembles_mix_probabilities_by_weight_and_by_confidence(pictures) -> No
         (lambda: TeacherEnsemble([TorchTeacher(network())] * 2, [1.0]), "weight >= 0"),
         (lambda: TeacherEnsemble([TorchTeacher(network())] * 2, "loudest"), "confidence"),
         (lambda: TeacherEnsemble([TorchTeacher(network())] * 2).check(["2"]), "output"),
+        (lambda: TeacherEnsemble([TorchTeacher(network())] * 2, temperature=0.0), "above 0"),
         (lambda: EmaTeacher(network(), decay=1.0), "decay"),
         (lambda: TorchTeacher(network()).check(["9"]), "no layer '9'"),
         (lambda: CachedTeacher({"output": (128,)}).check(["body"]), "stored: output"),

@@ -22,7 +22,19 @@ def patches(features: Tensor, boxes: Tensor, photographs: Tensor, stride: float,
 
     Returns:
         (K, C, size, size).
+
+    Raises:
+        ValueError: a box without a photograph, or of one that is not there.
     """
+    if len(photographs) != len(boxes):
+        raise ValueError(f"wanted a photograph for each of {len(boxes)} boxes, got {len(photographs)}")
+    if not len(boxes):
+        return features.new_zeros((0, features.shape[1], size, size))
+    if int(photographs.min()) < 0 or int(photographs.max()) >= len(features):
+        raise ValueError(
+            f"photographs are numbered 0 to {len(features) - 1}, got {int(photographs.min())} to "
+            f"{int(photographs.max())}"
+        )
     height, width = features.shape[2:]
     steps = (torch.arange(size, device=features.device, dtype=features.dtype) + 0.5) / size
     boxes = boxes.to(features.dtype)
@@ -31,7 +43,16 @@ def patches(features: Tensor, boxes: Tensor, photographs: Tensor, stride: float,
     # align_corners=False: -1 is the outer edge of the first cell, 1 that of the last.
     columns, rows = 2 * x / (stride * width) - 1, 2 * y / (stride * height) - 1
     grid = torch.stack(torch.broadcast_tensors(columns.unsqueeze(1), rows.unsqueeze(2)), dim=3)
-    return F.grid_sample(features[photographs], grid, padding_mode="border", align_corners=False)
+    # A photograph's patches stand below each other in one grid: a copy of its map for each would be a gigabyte.
+    found, places = [], []
+    for number, own in enumerate(features.split(1)):
+        mine = (photographs == number).nonzero().squeeze(1)
+        if len(mine):
+            column = grid[mine].flatten(0, 1).unsqueeze(0)
+            sampled = F.grid_sample(own, column, padding_mode="border", align_corners=False)
+            found.append(sampled.squeeze(0).unflatten(1, (len(mine), size)).transpose(0, 1))
+            places.append(mine)
+    return torch.cat(found)[torch.cat(places).argsort()]
 
 
 def landmark_boxes(boxes: Tensor, landmarks: Tensor, photographs: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,33 @@ def test_patches_of_a_ramp_are_the_coordinates_themselves() -> None:
     torch.testing.assert_close(found[0, 0, 1], torch.tensor([16.0, 24.0, 32.0], dtype=torch.float64))
 
 
+def test_patches_stay_in_the_order_of_their_boxes_and_no_map_is_copied_for_each(draw) -> None:
+    features = torch.tensor(draw(3, 2, 16, 16), requires_grad=True)
+    corners = torch.tensor(np.abs(draw(40, 2)) * 20)
+    boxes, photographs = torch.cat([corners, corners + 24], dim=1), torch.arange(40) % 2 * 2
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: kept.append(saved.numel()) or saved, lambda saved: saved
+    ):
+        found = patches(features, boxes, photographs, 8.0, 2)
+    assert max(kept) <= features.numel()  # 40 maps would be 13 times as many
+    one_by_one = [patches(features, boxes[k : k + 1], photographs[k : k + 1], 8.0, 2) for k in range(40)]
+    torch.testing.assert_close(found, torch.cat(one_by_one))
+    found.sum().backward()
+    assert not features.grad[1].any()
+    assert features.grad[2].any()
+
+
+def test_boxes_of_no_photograph_are_refused_and_no_boxes_give_no_patches() -> None:
+    features, box = torch.zeros(2, 3, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    assert patches(features, box[:0], torch.zeros(0, dtype=torch.long), 8.0, 5).shape == (0, 3, 5, 5)
+    for photographs in ([2], [-1]):
+        with pytest.raises(ValueError, match="numbered 0 to 1"):
+            patches(features, box, torch.tensor(photographs), 8.0, 5)
+    with pytest.raises(ValueError, match="a photograph for each"):
+        patches(features, box, torch.tensor([0, 1]), 8.0, 5)
+
+
 def test_zero_when_directions_agree_on_the_faces_whatever_is_elsewhere(draw, faces) -> None:
     boxes, photographs, landmarks = (torch.tensor(item) for item in faces)
     teacher = torch.tensor(draw(2, 3, 12, 12))

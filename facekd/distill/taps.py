@@ -26,12 +26,13 @@ class Captured:
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        self._calls: dict[str, list[tuple[Any, int | None]]] = {}
+        self._calls: dict[str, list[Any]] = {}
+        self._versions: dict[str, list[tuple[Tensor, int]]] = {}
 
     def record(self, path: str, value: Any) -> None:
-        """Keep one call's answer, and how often it had been written to by then."""
-        version = value._version if isinstance(value, Tensor) and not value.is_inference() else None
-        self._calls.setdefault(path, []).append((value, version))
+        """Keep one call's answer, and how often each of its tensors had been written to by then."""
+        self._calls.setdefault(path, []).append(value)
+        self._versions.setdefault(path, []).extend((part, part._version) for part in _parts(value))
 
     def __getitem__(self, tap: str) -> Tensor:
         """The tensor of a tap.
@@ -44,7 +45,7 @@ class Captured:
         calls = self._calls.get(path)
         if not calls:
             raise ConfigError(f"the {self.owner}'s tap {tap!r} gave nothing: that layer did not run in this pass")
-        value: Any = calls[0][0] if len(calls) == 1 else [answer for answer, _ in calls]
+        value: Any = calls[0] if len(calls) == 1 else calls
         if key:
             value = _pick(value, key, tap, self.owner)
         if not isinstance(value, Tensor):
@@ -52,12 +53,22 @@ class Captured:
             raise ConfigError(
                 f"the {self.owner}'s tap {tap!r} gives {len(parts)} parts; pick one, as {path}:{parts[0]}"
             )
-        if any(value is answer and version not in (None, value._version) for answer, version in calls):
+        if any(value is part and version != value._version for part, version in self._versions[path]):
             raise ConfigError(
                 f"the {self.owner}'s tap {tap!r} was overwritten in place by the next layer (an inplace activation?); "
                 "tap that layer instead"
             )
         return value
+
+
+def _parts(value: Any) -> Iterator[Tensor]:
+    """The tensors of an answer; those of inference mode count no writes."""
+    if isinstance(value, Tensor):
+        if not value.is_inference():
+            yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _parts(part)
 
 
 def _pick(value: Any, key: str, tap: str, owner: str) -> Any:

@@ -81,3 +81,25 @@ def test_features_overwritten_in_place_are_refused(pictures: Tensor) -> None:
     with pytest.raises(ConfigError, match="overwritten in place"):
         seen["0"]
     assert (seen["1"] >= 0).all()
+
+
+def test_parts_overwritten_in_place_are_refused(pictures: Tensor) -> None:
+    class Pyramid(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [2 * x, 3 * x]
+
+    class Careless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pyramid = Pyramid()
+
+        def forward(self, x: Tensor) -> Tensor:
+            fine, coarse = self.pyramid(x)
+            return fine.relu_() + coarse
+
+    network = Careless()
+    with watch(network, ["pyramid:0", "pyramid:1"], "student") as seen:
+        network(pictures)
+    with pytest.raises(ConfigError, match="'pyramid:0' was overwritten in place"):
+        seen["pyramid:0"]
+    assert torch.equal(seen["pyramid:1"], 3 * pictures)

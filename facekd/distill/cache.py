@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ TABLE = "cache.json"
 FORMAT = 1
 
 
-def data_digest(arrays: Sequence[npt.NDArray[Any]]) -> str:
-    """SHA-256 over the shapes, types and bytes of the arrays that hold the pictures, in their order."""
+def data_digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
+    """SHA-256 over the shapes, types and bytes of the arrays that hold pictures and labels, in their order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}|{array.shape}|".encode())

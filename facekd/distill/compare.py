@@ -158,8 +158,10 @@ def compare(
     entries = (Entry(name=ALONE), *recipe.methods)
     trained = _chosen_rows(entries, only)
     common = shared_identity(shared) if shared is not None else {}
+    data = stage.data_digest()
     runs = {
-        entry.name: [_run(recipe, entry, stage, teachers, common, s, folder) for s in recipe.seeds] for entry in entries
+        entry.name: [_run(recipe, entry, stage, teachers, [common, data], s, folder) for s in recipe.seeds]
+        for entry in entries
     }
     for run in (run for row in runs.values() for run in row):
         run.finished()  # whatever does not fit is refused before hours are spent
@@ -178,7 +180,7 @@ def compare(
                 say(f"{entry.name}, seed {run.seed}: another process is at it")
     rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
     judged = {
-        name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", common)
+        name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", data)
         for name, path in files.items()
     }
     outcome = Outcome(recipe.title, stage.figures, recipe.seeds, first.steps, judged, rows[0], tuple(rows[1:]))
@@ -225,7 +227,7 @@ def _run(
     entry: Entry,
     stage: Stage,
     teachers: Mapping[str, Teacher],
-    common: Mapping[str, Any],
+    common: Sequence[Any],
     seed: int,
     folder: Path,
 ) -> Run:
@@ -240,7 +242,7 @@ def _run(
     digests = {name: teachers[name].digest for name in used if name in teachers}
     training = stage.settings(seed).model_dump(mode="json", exclude={"threads", "loader_threads", "checkpoint_minutes"})
     own = [entry.model_dump(mode="json", exclude={"name"}), recipe.student.model_dump(mode="json")]
-    key = key_of(own, said, digests, training, common or recipe.recipe)
+    key = key_of(own, said, digests, training, recipe.recipe, common)
     return Run(entry.name, seed, folder / folder_name(entry.name) / f"seed-{seed}", key)
 
 
@@ -285,9 +287,9 @@ def _state(runs: Sequence[Run]) -> str:
     return f"{text}, about {median(seconds) * (len(runs) - len(seconds)) / 60:.0f} min left for one process"
 
 
-def _judge_teacher(stage: Stage, path: Path, kept: Path, common: Mapping[str, Any]) -> dict[str, float]:
+def _judge_teacher(stage: Stage, path: Path, kept: Path, data: str) -> dict[str, float]:
     """A teacher's figures, from the same judge; kept beside the runs, for a large teacher takes long to judge."""
-    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, common.get("tables"))
+    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, data)
     if kept.is_file():
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if stored["key"] == key:

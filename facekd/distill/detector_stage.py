@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facekd.bench.yunet_onnx import YuNetOnnx
@@ -23,12 +24,13 @@ from facekd.detection.train import (
     ValidationSettings,
     evenly,
 )
+from facekd.distill.cache import data_digest
 from facekd.distill.teachers import Teacher
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.evaluation.detection import detection_figures
-from facekd.evaluation.photographs import folder_or_archive
+from facekd.evaluation.photographs import Photographs, folder_or_archive
 from facekd.runtime import open_session
 from facekd.zoo import ModelRecord, Preprocessing
 
@@ -56,6 +58,22 @@ class DetectorStage:
         """See `Stage`."""
         return self._recipe.training.model_copy(update={"seed": seed})
 
+    def data_digest(self) -> str:
+        """See `facekd.distill.stages.Stage`."""
+        return data_digest(self._arrays())
+
+    def _arrays(self) -> Iterator[NDArray[Any]]:
+        for photograph in (one for collection in self._data.collections for one in collection):
+            planes = photograph.levels[0]  # the others are made of it
+            yield from (planes.luma, planes.chroma, photograph.boxes, photograph.landmarks, photograph.ignore)
+            yield np.array(photograph.landmark_weight)
+        for pixels, label in self._data.validation:
+            yield from (pixels, label.boxes, label.landmarks, label.ignore)
+        photographs = self._test_photographs()
+        for label in self._labels:
+            yield np.frombuffer(photographs.read(label.name), np.uint8)
+            yield from (label.boxes, label.landmarks, label.ignore)
+
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
         if student is not None:
@@ -72,10 +90,9 @@ class DetectorStage:
 
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`. Photographs at their own size, in one look; those of YuNet may have 640x640 pixels at most."""
-        photographs = require_data(self._test.photographs, self._recipe.data.folders)
         found = look(
             open_detector(weights, self._recipe.preprocessing),
-            folder_or_archive(photographs.parent, photographs.stem),
+            self._test_photographs(),
             [label.name for label in self._labels],
             score_threshold=self._test.score_threshold,
         )
@@ -85,6 +102,10 @@ class DetectorStage:
             "recall_fppi_0.1": float(figures["recall_at_fppi_0.1"]),
             "recall_p90": float(figures["recall_at_precision_0.90"]),
         }
+
+    def _test_photographs(self) -> Photographs:
+        photographs = require_data(self._test.photographs, self._recipe.data.folders)
+        return folder_or_archive(photographs.parent, photographs.stem)
 
 
 def open_detector(weights: Path, preprocessing: Preprocessing) -> RawDetector:

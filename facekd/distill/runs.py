@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import ConfigError
+from facekd.zoo import find_model
 
 # How a run is carried out, not what it is: a comparison may go on with other ones.
 _MANNER = ("threads", "loader_threads", "checkpoint_minutes", "seed")
+# Where crops and their screening come from: what is read from there is in the stage's digest.
+_PLACES = ("folders", "faces", "screen_by")
+# Files to start from, or names of models of the zoo, which change from release to release.
+_STARTS = ("init", "trunk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +102,19 @@ def folder_name(row: str) -> str:
 
 
 def shared_identity(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What a shared training recipe says: files and data by their content, without how a run is carried out, and
-    without terms of its own, in whose place a comparison puts others."""
+    """What a shared training recipe says: weights to start from by their content, without the data (a stage knows what
+    it read), without how a run is carried out, and without terms of its own, in whose place a comparison puts others.
+    """
     identity = copy.deepcopy(dict(table))
     for key in _MANNER:
         identity.get("training", {}).pop(key, None)
     identity.get("distill", {}).pop("terms", None)
-    folders = identity.get("data", {}).pop("folders", ())
-    identity["tables"] = [_digest(path) for folder in folders for path in sorted(Path(folder).glob("*.csv"))]
-    start = identity.get("network", {}).get("init")
-    if start and Path(start).is_file():
-        identity["network"]["init"] = _digest(Path(start))
+    for key in _PLACES:
+        identity.get("data", {}).pop(key, None)
+    network = identity.get("network", {})
+    for key in _STARTS:
+        if start := network.get(key):
+            network[key] = _digest(Path(start) if str(start).endswith(".onnx") else find_model(start).path)
     return identity
 
 
@@ -117,4 +124,7 @@ def key_of(*parts: Any) -> str:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read the weights to start from, {path}: {error}") from error

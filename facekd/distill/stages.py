@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facekd.distill.teachers import Teacher
+from facekd.distill.cache import data_digest
+from facekd.distill.teachers import CachedTeacher, Teacher
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -33,6 +34,9 @@ class Stage(Protocol):
 
     def settings(self, seed: int) -> TrainingSettings:
         """How a run is trained."""
+
+    def data_digest(self) -> str:
+        """Over everything that was read to train on and to judge by, except what only some teachers said of it."""
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """A new task; the same seed gives the same first weights and the same batches."""
@@ -69,6 +73,12 @@ class MaskStage:
     def settings(self, seed: int) -> TrainingSettings:
         """See `Stage`."""
         return self._recipe.training.model_copy(update={"seed": seed})
+
+    def data_digest(self) -> str:
+        """See `Stage`. Labels are those that screening left."""
+        faces = [] if self._faces is None else [np.asarray(self._faces[:])]
+        sets = (self._train, self._val, self._test)
+        return data_digest([array for found in sets for array in (found.crops, found.labels)] + faces)
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
@@ -142,6 +152,11 @@ class EmbedderStage:
         """See `Stage`."""
         return self._recipe.training.model_copy(update={"seed": seed})
 
+    def data_digest(self) -> str:
+        """See `Stage`. Of LFW, which does not change, nothing."""
+        sets = (self._train, self._val, self._test)
+        return data_digest([array for found in sets for array in (np.asarray(found.crops[:]), found.labels)])
+
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
         from facekd.recognition.train import EmbedderTask
@@ -155,7 +170,12 @@ class EmbedderStage:
         """See `Stage`."""
         from facekd.recognition.train import stored_teachers
 
-        return stored_teachers(self._recipe.distill, self._train)
+        named = stored_teachers(self._recipe.distill, self._train)
+        if self._train.teacher is None:
+            return named
+        # Which network it was is not known for sure, what it said is.
+        said = data_digest([self._train.teacher])
+        return {name: CachedTeacher({"output": self._train.teacher.shape[1:]}, said) for name in named}
 
     def centres(self) -> Tensor | None:
         """See `Stage`."""

@@ -64,10 +64,14 @@ class Stage:
     def __init__(self, steps: int = 3, **training) -> None:
         self.architectures = {"small": small}
         self.judged: list[Path] = []
+        self.data = "noise"
         self.training = TrainingSettings(steps=steps, learning_rate=0.01, validate_every=steps, warmup=0.0, **training)
 
     def settings(self, seed: int) -> TrainingSettings:
         return self.training.model_copy(update={"seed": seed})
+
+    def data_digest(self) -> str:
+        return self.data
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         return Task(seed, student)

@@ -215,6 +215,27 @@ def test_a_detector_learns_from_an_exported_one(tmp_path: Path) -> None:
         distil(Detection(), settings.model_copy(update={"view": StrongView()}), {})
 
 
+def test_a_mask_stages_data_are_its_pixels_and_labels(masks: Path, tmp_path: Path) -> None:
+    def digest() -> str:
+        data = {"folders": [str(masks)], "batch": 3}
+        training = {"steps": 1, "learning_rate": 0.1}
+        return MaskStage({"kind": "mask", "training": training, "data": data}, tmp_path).data_digest()
+
+    first = digest()
+    assert digest() == first
+    table, crops = masks / "mask.csv", masks / "crops.zip"
+    with zipfile.ZipFile(crops) as archive:
+        pictures = {name: archive.read(name) for name in archive.namelist()}
+    pictures["0.png"], pictures["3.png"] = pictures["3.png"], pictures["0.png"]  # both in train, of the same size
+    with zipfile.ZipFile(crops, "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(name, content)
+    second = digest()
+    assert second != first
+    table.write_text(table.read_text().replace("30.png,none", "30.png,mask"))  # of test
+    assert digest() not in (first, second)
+
+
 def test_a_mask_stage_takes_other_students_and_refuses_other_folders(masks: Path, tmp_path: Path) -> None:
     table = {
         "kind": "mask",

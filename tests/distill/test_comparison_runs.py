@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,20 +76,45 @@ def _other(recipe: Comparison, folder: Path):
     return recipe.teachers["large"].model_copy(update={"file": write(small(8), folder / "other.onnx")})
 
 
+def test_runs_and_judged_teachers_of_other_data_are_stale(tmp_path: Path, recipe: Comparison) -> None:
+    short = recipe.model_copy(update={"methods": recipe.methods[:1], "seeds": (0,)})
+    compare(short, Stage(), tmp_path / "runs", only=["soft labels"])
+    other = Stage()
+    other.data = "other noise"
+    with pytest.raises(ConfigError, match="other data"):
+        compare(short, other, tmp_path / "runs", train=False)
+    for mark in (tmp_path / "runs").rglob("run.json"):
+        mark.unlink()
+    compare(short, other, tmp_path / "runs", train=False)
+    assert other.judged == [short.teachers["large"].file]  # not the figures of the other data
+
+
 def test_identity_follows_content_not_paths(tmp_path: Path) -> None:
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "mask.csv").write_text("shard,file")
         (tmp_path / name / "start.onnx").write_bytes(b"weights")
 
-    def identity(name: str):
-        start = str(tmp_path / name / "start.onnx")
-        table = {"data": {"folders": [str(tmp_path / name)], "batch": 4}, "network": {"init": start}}
+    def identity(name: str, start: str = "start.onnx"):
+        data = {"folders": [str(tmp_path / name)], "faces": [name], "screen_by": name, "batch": 4}
+        table = {"data": data, "network": {"init": str(tmp_path / name / start), "trunk": "dense-resnet"}}
         return shared_identity({**table, "training": {"seed": 1}, "distill": {"terms": [name], "teacher": "sface"}})
 
     assert identity("here") == identity("there")
-    (tmp_path / "there" / "mask.csv").write_text("shard,file,label")
+    (tmp_path / "there" / "start.onnx").write_bytes(b"other weights")
     assert identity("here") != identity("there")
+    with pytest.raises(ConfigError, match=r"cannot read the weights to start from.*none\.onnx"):
+        identity("here", "none.onnx")
+
+
+def test_a_model_of_the_zoo_to_start_from_is_known_by_its_weights(fake_zoo_folder: Path, tmp_path: Path, monkeypatch):
+    zoo = tmp_path / "zoo"
+    shutil.copytree(fake_zoo_folder, zoo)
+    monkeypatch.setenv("FACEKD_ZOO", str(zoo))
+    identity = shared_identity({"network": {"trunk": "fake-embedder"}})
+    assert shared_identity({"network": {"trunk": "fake-embedder"}}) == identity
+    file = zoo / "fake-embedder.onnx"
+    file.write_bytes(file.read_bytes() + b" ")
+    assert shared_identity({"network": {"trunk": "fake-embedder"}}) != identity
 
 
 CHILD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -94,6 +95,17 @@ def test_every_method_of_the_features_comparison_teaches(data: Path) -> None:
         assert torch.isfinite(task.student.backbone.stem[0].weight.grad).all(), entry.name
     pyramid = task.distiller.adapters[1]
     assert [tuple(adapter.map.weight.shape) for adapter in pyramid] == [(24, 16, 1, 1)] * 3
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_other_labels_are_other_data(data: Path, tmp_path: Path, split: str) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    first = load("compare-detector", folder)[1].data_digest()
+    assert first == load("compare-detector", data)[1].data_digest()
+    labels = folder / "detection" / f"{split}.txt"
+    labels.write_text(labels.read_text().replace(" 64 64 ", " 64 63 ", 1))
+    assert load("compare-detector", folder)[1].data_digest() != first
 
 
 def test_what_cannot_be_compared_is_refused(data: Path) -> None:

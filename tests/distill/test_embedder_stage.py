@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -114,6 +115,26 @@ def test_people_are_held_out_where_no_folder_has_a_val_split(faces: Path, tmp_pa
     trained = task.module["head"].weight.shape[0]
     assert 2 <= trained < 4
     assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
+
+
+def test_other_answers_of_a_stored_teacher_are_another_teacher(stage, recipe, faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, *SMALL])
+    table["data"]["folders"] = [str(folder)]
+    assert open_stage(table, RECIPES).teachers()["sface"].digest == stage.teachers()["sface"].digest
+    answers = np.load(folder / "teacher_sface.npy")
+    np.save(folder / "teacher_sface.npy", answers[:, ::-1])
+    other = open_stage(table, RECIPES)
+    assert other.teachers()["sface"].digest != stage.teachers()["sface"].digest
+    assert other.data_digest() == stage.data_digest()  # the student alone learns from the same
+    with zipfile.ZipFile(folder / "crops.zip") as archive:
+        pictures = {name: archive.read(name) for name in archive.namelist()}
+    pictures["test-0.png"], pictures["test-5.png"] = pictures["test-5.png"], pictures["test-0.png"]
+    with zipfile.ZipFile(folder / "crops.zip", "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(name, content)
+    assert open_stage(table, RECIPES).data_digest() != stage.data_digest()
 
 
 def test_the_judge_gives_true_accept_rates_of_the_test_people(stage, recipe, tmp_path: Path) -> None:

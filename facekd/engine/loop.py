@@ -20,7 +20,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.journal import Journal, peak_memory_mib
 from facekd.engine.muon import Muon, hidden_matrices
+from facekd.engine.run_state import RunState, agreed, ranks_in_use, refuse_ranks_apart
 from facekd.engine.settings import TrainingSettings
+from facekd.engine.stop_requests import StopRequests, leave
 from facekd.engine.task import Task
 from facekd.errors import ConfigError, FacekdError
 
@@ -102,6 +104,9 @@ def fit(
 ) -> Outcome:
     """Train a task and leave its best weights as ``folder/best.onnx``.
 
+    Checkpoints are written every few minutes, after each new best validation, at the end, and when the process is asked
+    to stop (Ctrl-C or SIGTERM), before it leaves. Ranks of ``torch.distributed`` write theirs at the same steps.
+
     Args:
         task: what to train.
         settings: how.
@@ -116,7 +121,10 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss became infinite or NaN.
-        ConfigError: ``folder`` holds a run already and ``resume`` was not asked for.
+        ConfigError: ``folder`` holds a run already and ``resume`` was not asked for, or the checkpoint is of a run with
+            other settings, data or ranks.
+        ModelError: the checkpoint is damaged.
+        KeyboardInterrupt, SystemExit: the process was asked to stop; the latter's code is 128 + the signal's number.
     """
     console = console or Console(stderr=True)
     checkpoint = folder / CHECKPOINT
@@ -134,45 +142,61 @@ def fit(
     objective, optimizer = fabric.setup(_Objective(task), plain_optimizer)
     averaged.network.to(fabric.device)
 
-    state = _State()
+    state = RunState(settings)
     if resume:
-        state.restore(fabric.load(checkpoint), task, plain_optimizer, averaged)
+        state.restore(fabric, checkpoint, task, plain_optimizer, averaged)
+    refuse_ranks_apart(state.step, fabric.device)
     journal = Journal(folder, console, resume=resume)
     lines = _Lines(journal, settings)
     losses: list[float] = []
     last_save = time.monotonic()
     begun = time.monotonic() - state.elapsed
 
+    def save() -> None:
+        state.save(fabric, checkpoint, task, plain_optimizer, averaged)
+
+    # Seeding by the step makes a resumed run draw what the uninterrupted one drew; each rank has a stream of its own,
+    # far from the others in the 32 bits that torch uses.
+    first_seed = settings.seed * 1_000_003 + ranks_in_use()[0] * 0x9E3779B1
+    better = False  # since the last checkpoint
     batches = _prefetch(task.batch, state.step * settings.accumulate, settings.loader_threads)
     try:
-        while True:
-            state.elapsed = time.monotonic() - begun
-            progress = _progress(state, settings)
-            if progress >= 1.0 or (stop_after is not None and state.step >= stop_after):
-                break
-            rate = settings.learning_rate * learning_rate_factor(
-                progress, settings.warmup, settings.final_learning_rate
-            )
-            for group in plain_optimizer.param_groups:
-                group["lr"] = rate
-            # Seeding by the step makes a resumed run draw what the uninterrupted one drew.
-            torch.manual_seed(settings.seed * 1_000_003 + state.step)
-            terms = _step(fabric, objective, optimizer, task, batches, state.step, progress, settings)
-            averaged.update(task.student)
-            state.step += 1
-            losses.append(sum(terms.values()))
-            if not math.isfinite(losses[-1]):
-                raise TrainingDiverged(f"The loss is {losses[-1]} at step {state.step}: lower training.learning_rate")
-            lines.step(state, terms, rate, progress)
-            if state.step % settings.validate_every == 0:
+        with StopRequests() as requests:
+            while True:
+                state.elapsed = time.monotonic() - begun
+                due = better or time.monotonic() - last_save > 60 * settings.checkpoint_minutes
+                progress, stop, due = agreed(_progress(state, settings), requests.signal, due, fabric.device)
+                if due or stop:
+                    save()
+                    better, last_save = False, time.monotonic()
+                if stop:
+                    journal.say(f"asked to stop: checkpoint of step {state.step} saved, --resume goes on from there")
+                    leave(stop)
+                if progress >= 1.0 or (stop_after is not None and state.step >= stop_after):
+                    break
+                rate = settings.learning_rate * learning_rate_factor(
+                    progress, settings.warmup, settings.final_learning_rate
+                )
+                for group in plain_optimizer.param_groups:
+                    group["lr"] = rate
+                torch.manual_seed(first_seed + state.step)
+                terms = _step(fabric, objective, optimizer, task, batches, state.step, progress, settings)
+                averaged.update(task.student)
+                state.step += 1
+                losses.append(sum(terms.values()))
+                if not math.isfinite(losses[-1]):
+                    raise TrainingDiverged(
+                        f"The loss is {losses[-1]} at step {state.step}: lower training.learning_rate"
+                    )
+                lines.step(state, terms, rate, progress)
+                if state.step % settings.validate_every == 0:
+                    better = _judge(task, averaged, state, journal, folder, on_best)
+            finished = stop_after is None or state.step < stop_after
+            if finished and state.step % settings.validate_every:
                 _judge(task, averaged, state, journal, folder, on_best)
-            if time.monotonic() - last_save > 60 * settings.checkpoint_minutes:
-                state.save(fabric, checkpoint, task, plain_optimizer, averaged)
-                last_save = time.monotonic()
-        finished = stop_after is None or state.step < stop_after
-        if finished and state.step % settings.validate_every:
-            _judge(task, averaged, state, journal, folder, on_best)
-        state.save(fabric, checkpoint, task, plain_optimizer, averaged)
+            save()
+            if requests.signal:
+                leave(requests.signal)
     finally:
         batches.close()
         journal.close()
@@ -213,12 +237,12 @@ def clip_gradients(module: nn.Module, largest: float) -> None:
     largest norm among them: scaled each by its own, their copies of the student would drift apart.
     """
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    if distributed.is_available() and distributed.is_initialized():
+    if ranks_in_use()[1] > 1:
         distributed.all_reduce(norm, distributed.ReduceOp.MAX)
     nn.utils.clip_grads_with_norm_(module.parameters(), largest, norm)
 
 
-def _progress(state: _State, settings: TrainingSettings) -> float:
+def _progress(state: RunState, settings: TrainingSettings) -> float:
     by_steps = state.step / settings.steps
     if settings.minutes is None:
         return by_steps
@@ -228,12 +252,12 @@ def _progress(state: _State, settings: TrainingSettings) -> float:
 def _judge(
     task: Task,
     averaged: AveragedWeights,
-    state: _State,
+    state: RunState,
     journal: Journal,
     folder: Path,
     on_best: Callable[[Path], None] | None,
-) -> None:
-    """Validate the averaged weights; export them when they are the best so far."""
+) -> bool:
+    """Validate the averaged weights; export them when they are the best so far, and say whether they are."""
     with torch.no_grad():
         figures = task.validate(averaged.network)
     journal.scalars(state.step, {f"val/{name}": value for name, value in figures.items()})
@@ -245,40 +269,7 @@ def _judge(
         task.export(averaged.network, folder / BEST)
         if on_best is not None:
             on_best(folder / BEST)
-
-
-class _State:
-    """What a checkpoint holds beside weights."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.elapsed = 0.0  # seconds spent training
-        self.best_score = -math.inf
-
-    def save(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
-        partial = path.with_suffix(".partial")
-        fabric.save(
-            partial,
-            {
-                "module": task.module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "averaged": averaged.network.state_dict(),
-                "updates": averaged.updates,
-                "step": self.step,
-                "elapsed": self.elapsed,
-                "best_score": self.best_score,
-            },
-        )
-        partial.replace(path)  # a kill leaves the old checkpoint or the new one
-
-    def restore(self, saved: dict[str, Any], task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
-        task.module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        averaged.network.load_state_dict(saved["averaged"])
-        averaged.updates = saved["updates"]
-        self.step = saved["step"]
-        self.elapsed = saved["elapsed"]
-        self.best_score = saved["best_score"]
+    return better
 
 
 class _Lines:
@@ -291,7 +282,7 @@ class _Lines:
         self._last_time = time.monotonic()
         self._last_step: int | None = None
 
-    def step(self, state: _State, terms: dict[str, float], rate: float, progress: float) -> None:
+    def step(self, state: RunState, terms: dict[str, float], rate: float, progress: float) -> None:
         for name, value in terms.items():
             self._terms.setdefault(name, deque(maxlen=50)).append(value)
         now = time.monotonic()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,9 @@ from facekd.engine.averaging import AveragedWeights
 from facekd.engine.export import export_onnx
 from facekd.engine.loop import TrainingDiverged, clip_gradients, fit, learning_rate_factor, make_optimizer
 from facekd.engine.settings import TrainingSettings
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, ModelError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class LineTask:
@@ -111,6 +117,103 @@ def test_divergence_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingDiverged, match="learning_rate"):
         fit(Diverging(), SETTINGS, tmp_path)
+
+
+def test_a_kill_after_a_new_best_does_not_let_a_worse_one_replace_it(tmp_path: Path) -> None:
+    class Killed(LineTask):
+        def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+            if step == 10:
+                raise InterruptedError("as a kill: nothing is saved any more")
+            return super().losses(batch, step, progress)
+
+        def validate(self, student: nn.Module) -> dict[str, float]:
+            return {"score": 0.9}
+
+    class Worse(LineTask):
+        def validate(self, student: nn.Module) -> dict[str, float]:
+            return {"score": 0.8}
+
+    with pytest.raises(InterruptedError):
+        fit(Killed(), SETTINGS, tmp_path)
+    best = (tmp_path / "best.onnx").read_bytes()
+    outcome = fit(Worse(), SETTINGS, tmp_path, resume=True)
+    assert len(outcome.losses) == 30  # from the step of the best one
+    assert outcome.best_score == 0.9
+    assert (tmp_path / "best.onnx").read_bytes() == best
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["term", "interrupt"]
+)
+def test_asked_to_stop_a_run_saves_first(tmp_path: Path, number: int, error: type[BaseException]) -> None:
+    class Stopped(LineTask):
+        def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+            if step == 14:
+                os.kill(os.getpid(), number)
+            return super().losses(batch, step, progress)
+
+    handlers = [signal.getsignal(item) for item in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(error) as raised:
+        fit(Stopped(), SETTINGS, tmp_path / "parts")
+    if isinstance(raised.value, SystemExit):
+        assert raised.value.code == 143
+    assert [signal.getsignal(item) for item in (signal.SIGTERM, signal.SIGINT)] == handlers
+    rest = fit(LineTask(seed=99), SETTINGS, tmp_path / "parts", resume=True)
+    whole = fit(LineTask(), SETTINGS, tmp_path / "whole")
+    assert len(rest.losses) == 25  # step 14 was finished
+    np.testing.assert_allclose(rest.losses, whole.losses[15:], rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    class Wider(LineTask):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = self.module = nn.Linear(1, 9)
+
+    fit(LineTask(), SETTINGS, tmp_path, stop_after=2)
+    with pytest.raises(ConfigError, match="of another run"):
+        fit(Wider(), SETTINGS, tmp_path, resume=True)
+    for change in ({"seed": 1}, {"accumulate": 2}, {"optimizer": "sgd"}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            fit(LineTask(), SETTINGS.model_copy(update=change), tmp_path, resume=True)
+    longer = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "threads": 0})
+    assert fit(LineTask(), longer, tmp_path, resume=True, stop_after=3).step == 3
+    checkpoint = tmp_path / "checkpoint.pt"
+    saved = torch.load(checkpoint)
+    torch.save({name: value for name, value in saved.items() if name not in ("settings", "ranks")}, checkpoint)
+    assert fit(LineTask(), SETTINGS, tmp_path, resume=True, stop_after=4).step == 4  # as older versions wrote them
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    with pytest.raises(ModelError, match="cannot read"):
+        fit(LineTask(), SETTINGS, tmp_path, resume=True)
+
+
+def test_ranks_go_by_one_clock_and_leave_together(tmp_path: Path) -> None:
+    """Two gloo processes; the second one's clock is twice as fast, and it alone gets the signal."""
+    script = Path(__file__).with_name("loop_ranks_worker.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), "2", str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=400)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [143, 143], errors
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2))
+    assert first["progress"] == second["progress"]
+    assert len(first["progress"]) > 2
+    assert first["random"] != second["random"]
+    steps = [torch.load(tmp_path / f"signal-{rank}" / "checkpoint.pt")["step"] for rank in range(2)]
+    assert steps == [3, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""How far a run is, and the checkpoint that an interrupted one goes on from."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import distributed
+from torch.optim import Optimizer
+
+from facekd.engine.averaging import AveragedWeights
+from facekd.engine.settings import TrainingSettings
+from facekd.engine.task import Task
+from facekd.errors import ConfigError, ModelError
+
+UNCHANGED = ("seed", "accumulate", "optimizer")  # without these a resumed run would not be the one that was interrupted
+
+
+class RunState:
+    """What a checkpoint holds beside weights.
+
+    Args:
+        settings: of the run; a resumed one must agree with it in part.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.step = 0
+        self.elapsed = 0.0  # seconds spent training
+        self.best_score = -math.inf
+        self._settings = {name: getattr(settings, name) for name in UNCHANGED}
+
+    def save(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
+        """Write the checkpoint; a kill leaves the old one or the new one."""
+        partial = path.with_suffix(".partial")
+        fabric.save(
+            partial,
+            {
+                "module": task.module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "averaged": averaged.network.state_dict(),
+                "updates": averaged.updates,
+                "step": self.step,
+                "elapsed": self.elapsed,
+                "best_score": self.best_score,
+                "settings": self._settings,
+                "ranks": ranks_in_use()[1],
+            },
+        )
+        partial.replace(path)
+
+    def restore(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
+        """Take up a checkpoint.
+
+        Raises:
+            ModelError: it is damaged or cut off.
+            ConfigError: it is of a run with other settings, data, network or number of ranks.
+        """
+        try:
+            saved = fabric.load(path)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise ModelError(f"cannot read {path}: {error}; remove it, or give another --run, to start anew") from error
+        self._refuse_other(saved, path)
+        try:
+            task.module.load_state_dict(saved["module"])
+            optimizer.load_state_dict(saved["optimizer"])
+            averaged.network.load_state_dict(saved["averaged"])
+            averaged.updates, self.step = saved["updates"], saved["step"]
+            self.elapsed, self.best_score = saved["elapsed"], saved["best_score"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} is of another run: resume with the recipe and the data that it began with, or give another "
+                f"--run to start anew. {error}"
+            ) from error
+
+    def _refuse_other(self, saved: dict[str, Any], path: Path) -> None:
+        found = {**saved.get("settings", {}), "ranks": saved.get("ranks", ranks_in_use()[1])}
+        for name, now in {**self._settings, "ranks": ranks_in_use()[1]}.items():
+            if found.get(name, now) != now:
+                raise ConfigError(
+                    f"{path} is of a run with {name} = {found[name]!r}, not {now!r}: resume with what it began with, "
+                    "or give another --run to start anew"
+                )
+
+
+def ranks_in_use() -> tuple[int, int]:
+    """This process' place among those of ``torch.distributed``, and their number; (0, 1) where it is not in use."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def refuse_ranks_apart(step: int, device: torch.device) -> None:
+    """Ranks that went on from different steps would wait for each other at the end for ever.
+
+    Raises:
+        ConfigError: they did.
+    """
+    if ranks_in_use()[1] == 1:
+        return
+    both = torch.tensor([step, -step], device=device)
+    distributed.all_reduce(both, distributed.ReduceOp.MAX)
+    last, first = int(both[0]), -int(both[1])
+    if first != last:
+        raise ConfigError(
+            f"the checkpoints of the ranks are of steps {first} to {last}: give every rank the folder that it had, or "
+            "new ones to start anew"
+        )
+
+
+def agreed(progress: float, stop: int, save: bool, device: torch.device) -> tuple[float, int, bool]:
+    """What all ranks go by at one step, though each has a clock, a validation score and signals of its own.
+
+    Args:
+        progress: share of the schedule; the first rank's counts.
+        stop: number of a signal to leave by, 0 without; any rank's counts.
+        save: whether to write a checkpoint; any rank's wish counts, so that all checkpoints are of one step.
+        device: where the ranks can talk.
+    """
+    rank, ranks = ranks_in_use()
+    if ranks == 1:
+        return progress, stop, save
+    shared = torch.tensor([-1.0 if rank else progress, stop, save], dtype=torch.float64, device=device)
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    first, number, wanted = shared.tolist()
+    return first, int(number), bool(wanted)

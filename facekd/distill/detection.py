@@ -117,6 +117,7 @@ def code_imitation_loss(
     return (weight * distance).sum() / weight.sum().clamp_min(1e-6)
 
 
+@float32_inside
 def decode(codes: Tensor, anchors: Tensor) -> Tensor:
     """Boxes x1, y1, x2, y2 (…, 4) in pixels from codes and anchors cx, cy, w, h; `facekd.detection.codec` in torch."""
     centres = anchors[..., :2] + codes[..., :2] * VARIANCES[0] * anchors[..., 2:]
@@ -174,15 +175,68 @@ def giou_imitation_loss(
     return (weight * apart).sum() / weight.sum().clamp_min(1e-6)
 
 
-class DetectionImitationLoss(nn.Module):
-    """Scores, boxes, landmarks and GIoU together.
+Answers = tuple[Tensor, Tensor, Tensor]
+"""A detector's scores (N, A), box codes (N, A, 4) and landmark codes (N, A, 10)."""
+
+
+def check_probabilities(scores: Tensor) -> None:
+    """Raise ValueError unless a teacher's scores can be probabilities."""
+    if scores.min() < 0 or scores.max() > 1:
+        raise ValueError(
+            f"the teacher's scores must be probabilities in 0..1, got {float(scores.min()):.3g} to "
+            f"{float(scores.max()):.3g}: give them after the sigmoid, as an exported detector does (a network that "
+            "trains, and so its average, gives logits)"
+        )
+
+
+@float32_inside
+def detection_imitation_loss(
+    student: Answers,
+    teacher: Answers,
+    anchors: Tensor | None = None,
+    temperature: float = 1.0,
+    foreground: float = 0.5,
+    background: float = 0.05,
+    score_weight: float = 1.0,
+    box_weight: float = 1.0,
+    landmark_weight: float = 0.5,
+    giou_weight: float = 0.0,
+) -> Tensor:
+    """Scores, boxes, landmarks and GIoU together: the weighted sum.
 
     Args:
+        student: logits (N, A), box codes (N, A, 4), landmark codes (N, A, 10).
+        teacher: *probabilities* (N, A), box codes, landmark codes, as the exported graph gives them; constants.
+        anchors: (A, 4) cx, cy, w, h; needed when `giou_weight` is above 0.
         temperature: of the scores.
         foreground: least probability of an anchor on which the teacher is imitated as a face.
         background: largest probability of an anchor on which it is imitated as background.
         score_weight, box_weight, landmark_weight, giou_weight: of the four terms; 0 leaves a term out.
+
+    Returns:
+        Scalar >= 0; 0 when both detectors agree where the teacher is asked.
+
+    Raises:
+        ValueError: scores of the teacher that are no probabilities, missing anchors, or shapes that differ.
     """
+    logits, boxes, landmarks = student
+    probabilities, known_boxes, known_landmarks = (part.detach() for part in teacher)
+    check_probabilities(probabilities)
+    total = score_weight * score_imitation_loss(logits, probabilities, temperature, foreground, background)
+    if box_weight:
+        total = total + box_weight * code_imitation_loss(boxes, known_boxes, probabilities, foreground)
+    if landmark_weight:
+        total = total + landmark_weight * code_imitation_loss(landmarks, known_landmarks, probabilities, foreground)
+    if giou_weight:
+        if anchors is None:
+            raise ValueError("GIoU imitation decodes the boxes and so needs the anchors")
+        decoded, known = (decode(codes, anchors.detach()) for codes in (boxes, known_boxes))
+        total = total + giou_weight * giou_imitation_loss(decoded, known, probabilities, foreground)
+    return total
+
+
+class DetectionImitationLoss(nn.Module):
+    """`detection_imitation_loss` as a module; `temperature` may be changed by a schedule between steps."""
 
     def __init__(
         self,
@@ -195,39 +249,24 @@ class DetectionImitationLoss(nn.Module):
         giou_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
         teacher_regions(torch.zeros(1), foreground, background)
         self.temperature, self.foreground, self.background = temperature, foreground, background
         self.score_weight, self.box_weight = score_weight, box_weight
         self.landmark_weight, self.giou_weight = landmark_weight, giou_weight
 
-    def forward(
-        self,
-        student: tuple[Tensor, Tensor, Tensor],
-        teacher: tuple[Tensor, Tensor, Tensor],
-        anchors: Tensor | None = None,
-    ) -> Tensor:
-        """The weighted sum.
-
-        Args:
-            student: logits (N, A), box codes (N, A, 4), landmark codes (N, A, 10).
-            teacher: *probabilities* (N, A), box codes, landmark codes, as the exported graph gives them.
-            anchors: (A, 4) cx, cy, w, h; needed when `giou_weight` is above 0.
-        """
-        logits, boxes, landmarks = student
-        probabilities, known_boxes, known_landmarks = (part.detach() for part in teacher)
-        if probabilities.min() < 0 or probabilities.max() > 1:
-            raise ValueError("the teacher's scores must be probabilities in 0..1; give them after the sigmoid")
-        total = self.score_weight * score_imitation_loss(
-            logits, probabilities, self.temperature, self.foreground, self.background
+    def forward(self, student: Answers, teacher: Answers, anchors: Tensor | None = None) -> Tensor:
+        """See `detection_imitation_loss`."""
+        return detection_imitation_loss(
+            student,
+            teacher,
+            anchors,
+            self.temperature,
+            self.foreground,
+            self.background,
+            self.score_weight,
+            self.box_weight,
+            self.landmark_weight,
+            self.giou_weight,
         )
-        if self.box_weight:
-            total = total + self.box_weight * code_imitation_loss(boxes, known_boxes, probabilities, self.foreground)
-        if self.landmark_weight:
-            imitation = code_imitation_loss(landmarks, known_landmarks, probabilities, self.foreground)
-            total = total + self.landmark_weight * imitation
-        if self.giou_weight:
-            if anchors is None:
-                raise ValueError("GIoU imitation decodes the boxes and so needs the anchors")
-            decoded, known = decode(boxes, anchors), decode(known_boxes, anchors)
-            total = total + self.giou_weight * giou_imitation_loss(decoded, known, probabilities, self.foreground)
-        return total

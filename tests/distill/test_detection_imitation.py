@@ -144,6 +144,36 @@ def test_the_module_adds_its_terms_and_is_zero_at_the_teacher(draw) -> None:
     assert module(same, teacher, anchors).item() == pytest.approx(0.0, abs=1e-9)
 
 
+def decoded_by_hand(codes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    boxes = np.empty_like(codes)
+    for place in np.ndindex(codes.shape[:2]):
+        (cx, cy, width, height), (dx, dy, dw, dh) = anchors[place[1]], codes[place]
+        x, y = cx + 0.1 * dx * width, cy + 0.1 * dy * height
+        half_width, half_height = width * np.exp(0.2 * dw) / 2, height * np.exp(0.2 * dh) / 2
+        boxes[place] = x - half_width, y - half_height, x + half_width, y + half_height
+    return boxes
+
+
+def reference_sum(student, teacher, anchors) -> float:
+    scores = reference_scores(student[0], teacher[0], 2.0, 0.5, 0.05, 7.0, 32)
+    boxes, points = (reference_codes(student[k], teacher[k], teacher[0], 0.5) for k in (1, 2))
+    seen, known = (decoded_by_hand(side[1], anchors) for side in (student, teacher))
+    return scores + 3 * boxes + 0.5 * points + 2 * reference_giou(seen, known, teacher[0], 0.5)
+
+
+def test_the_sum_agrees_with_loops_through_decoding_also_under_bf16(agrees, draw) -> None:
+    student = (2 * draw(2, 5), draw(2, 5, 4), draw(2, 5, 10))
+    teacher = (PROBABILITIES, student[1] + 2 * draw(2, 5, 4), draw(2, 5, 10))
+    anchors = np.array([[8.0, 8.0, 16.0, 16.0], [40.0, 24.0, 64.0, 64.0], [80.0, 96.0, 32.0, 32.0]] * 2)[:5]
+    module = DetectionImitationLoss(temperature=2.0, box_weight=3.0, giou_weight=2.0)
+    assert agrees(module, reference_sum, student, teacher, anchors) > 0
+
+
+def test_boxes_are_decoded_in_float32_from_bf16_codes(draw) -> None:
+    codes, anchors = torch.tensor(draw(20, 4)).bfloat16(), torch.tensor([[40.0, 24.0, 64.0, 64.0]])
+    torch.testing.assert_close(decode(codes, anchors), decode(codes.float(), anchors), rtol=0, atol=0)
+
+
 def test_misuse_is_refused(draw) -> None:
     parts = torch.zeros(1, 2), torch.zeros(1, 2, 4), torch.zeros(1, 2, 10)
     with pytest.raises(ValueError, match="probabilities"):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from facekd.distill.adapters import Adapter, least_squares_map
-from facekd.distill.methods import Method, build_loss, find_method
+from facekd.distill.methods import Method, find_method
 from facekd.distill.schedules import Schedule
 from facekd.distill.settings import Term
 from facekd.distill.taps import INPUT, OUTPUT, Captured, watch
-from facekd.distill.teachers import CachedTeacher, EmaTeacher, Teacher
+from facekd.distill.teachers import CachedTeacher, EmaTeacher, OnlineTeacher, Teacher
+from facekd.distill.term_loss import build_scheduled, check_answers
 from facekd.distill.weighting import confidence_weights, correctness_weights, difficulty_weights
 from facekd.errors import ConfigError
 
@@ -128,8 +129,10 @@ class Distiller(nn.Module):
             method = find_method(term.method)
             pairs = [(seen[s], answers[source][t]) for s, t in zip(term.student, term.teacher, strict=True)]
             self.adapters.append(nn.ModuleList(self._adapter(term, method, s, t) for s, t in pairs))
-            options, schedules = _split_schedules(term.options)
-            self.losses.append(build_loss(term.method, options, {"channels": pairs[0][1].shape[1], "centres": centres}))
+            check_answers(term, method, seen, answers[source])
+            given = {"channels": pairs[0][1].shape[1], "centres": centres}
+            loss, schedules = build_scheduled(term, given)
+            self.losses.append(loss)
             self._schedules.append(schedules)
 
     def _adapter(self, term: Term, method: Method, student: Tensor, teacher: Tensor) -> nn.Module:
@@ -191,9 +194,11 @@ class Distiller(nn.Module):
         extras, stored = extras or {}, answers or {}
         active = [number for number, term in enumerate(self._terms) if term.weight.at(progress) != 0.0]
         self._follow(step)
-        needed = {self._sources[number] for number in active}
+        sources = {self._sources[number] for number in active}
+        if self.training:  # one that is trained beside the student learns also while nothing is taken from it
+            sources |= {name for name, teacher in self._teachers.items() if isinstance(teacher, OnlineTeacher)}
         given: dict[str, Mapping[str, Tensor]] = {}
-        for name in needed:
+        for name in [name for name, taps in self._teacher_taps.items() if taps and name in sources]:
             if name in stored:
                 given[name] = stored[name]
             elif isinstance(self._teachers[name], CachedTeacher):
@@ -288,16 +293,6 @@ class _Detach(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         return student, teacher.detach()
-
-
-def _split_schedules(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Schedule]]:
-    """Options as the loss takes them, and those that follow a schedule."""
-    schedules = {
-        key: Schedule.model_validate(value)
-        for key, value in options.items()
-        if isinstance(value, Mapping) and "start" in value
-    }
-    return {key: schedules[key].at(0.0) if key in schedules else value for key, value in options.items()}, schedules
 
 
 def _with_scores(term: Term, taps: tuple[str, ...]) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class Method:
         needs: further tensors that must come with the batch, handed over by name.
         takes: further tensors that are used when they come.
         per_sample: whether it takes per-sample weights.
+        embeddings: whether it compares embeddings, which are no class scores to weigh photographs by.
+        shares: whether the labels that it takes may be shares of classes, as MixUp and CutMix make them.
         given: arguments of the loss that the toolkit fills in (`channels`, `centres`) and a recipe may not.
     """
 
@@ -49,13 +51,15 @@ class Method:
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     per_sample: bool = False
+    embeddings: bool = False
+    shares: bool = False
     given: tuple[str, ...] = ()
 
 
 METHODS: dict[str, Method] = {
     # response
     "kl": Method(SoftLabelLoss, meets="nothing", per_sample=True),
-    "soft-hard": Method(SoftHardLoss, meets="nothing", needs=("labels",), per_sample=True),
+    "soft-hard": Method(SoftHardLoss, meets="nothing", needs=("labels",), per_sample=True, shares=True),
     "logit-mse": Method(LogitMseLoss, meets="nothing", per_sample=True),
     "detection": Method(DetectionImitationLoss, meets="nothing", taps=3, takes=("anchors",)),
     # feature
@@ -74,8 +78,8 @@ METHODS: dict[str, Method] = {
     "rkd-angle": Method(RkdAngleLoss, meets="nothing"),
     "contrastive": Method(ContrastiveLoss, takes=("labels",)),
     # faces
-    "cosine": Method(CosineEmbeddingLoss, per_sample=True),
-    "angular": Method(AngularEmbeddingLoss, per_sample=True),
+    "cosine": Method(CosineEmbeddingLoss, per_sample=True, embeddings=True),
+    "angular": Method(AngularEmbeddingLoss, per_sample=True, embeddings=True),
     "centres": Method(TeacherCentresLoss, needs=("labels",), given=("centres",)),
     "margin-distillation": Method(MarginDistillationLoss, needs=("labels",), given=("centres",)),
     "adadistill": Method(AdaDistillLoss, needs=("labels",), given=("centres",)),

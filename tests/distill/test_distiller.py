@@ -73,10 +73,11 @@ SCORES = {"student": "output:scores", "teacher": "output:scores"}
 EMBEDDINGS = {"student": "output:embedding", "teacher": "output:embedding"}
 MAPS = {"student": "second", "teacher": "second"}
 LEVELS = {"student": ["first", "second"], "teacher": ["first", "second"]}
+DETECTOR = ["output:faces", "output:boxes", "output:landmarks"]
 TAPS = {
     **dict.fromkeys(("kl", "soft-hard", "logit-mse"), SCORES),
     "detection": {
-        "student": ["output:faces", "output:boxes", "output:landmarks"],
+        "student": DETECTOR,
         "teacher": ["output:probabilities", "output:boxes", "output:landmarks"],
     },
     **dict.fromkeys(("mimic", "attention", "gram", "cwd", "mgd"), MAPS),
@@ -258,6 +259,10 @@ def test_an_online_teacher_is_optimised_and_no_gradient_of_the_students_terms_re
         ({"method": "centres", **EMBEDDINGS}, "needs the teacher's centres"),
         ({"method": "mgd", "options": {"channels": 4}, **MAPS}, "no option 'channels'"),
         ({"method": "local", **MAPS}, "stride"),
+        ({"method": "kl", "options": {"temperature": {"start": 8.0, "end": 0.0}}, **SCORES}, "above 0"),
+        ({"method": "kl", "options": {"temperature": {"start": 8.0}}, **SCORES}, "schedule is wrong"),
+        ({"method": "mgd", "options": {"masked_share": {"start": 0.1, "end": 1.5}}, **MAPS}, "masked_share must lie"),
+        ({"method": "detection", "student": DETECTOR, "teacher": DETECTOR}, "detection: .* probabilities .* average"),
     ],
 )
 def test_faults_of_a_recipe_are_named_when_it_is_built(student, teacher, pictures, term, message: str) -> None:
@@ -281,6 +286,58 @@ def test_faults_of_a_recipe_are_named_when_it_is_built(student, teacher, picture
 def test_faults_of_a_recipe_are_named_when_it_is_read(settings, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DistillSettings.model_validate(settings)
+
+
+class First(nn.Module):
+    """One part of a network's answer as its whole answer."""
+
+    def __init__(self, inner: nn.Module, part: str) -> None:
+        super().__init__()
+        self.inner, self.part = inner, part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[self.part]
+
+
+@pytest.mark.parametrize("method", ["cosine", "angular"])
+def test_embeddings_are_no_scores_to_weigh_photographs_by(student, pictures, method: str) -> None:
+    learner, embedder = First(student, "embedding"), TorchTeacher(First(Network(6, 16), "embedding"))
+    term = Term(method=method, sample_weights="confidence")
+    with pytest.raises(ConfigError, match=r"reads class scores at 'output'.*\(16,\)"):
+        Distiller(learner, {"large": embedder}, [term], pictures)
+    term = Term(method="mimic", student="inner.second", teacher="inner.second", sample_weights="confidence")
+    with pytest.raises(ConfigError, match="no scores of the same classes"):  # 3 classes and 16 numbers
+        Distiller(First(student, "scores"), {"large": embedder}, [term], pictures)
+
+
+def test_an_online_teacher_is_asked_also_while_nothing_is_taken_from_it(student, pictures) -> None:
+    later = Term(method="kl", weight={"start": 0, "end": 1, "shape": "step", "until": 0.3}, **SCORES)
+    distiller = Distiller(student, {"peer": OnlineTeacher(Network(6, 10))}, [later], pictures)
+    result = distiller(pictures, progress=0.1)
+    assert not result.terms
+    assert result.answers["peer"]["output:scores"].requires_grad
+    assert not distiller.eval()(pictures, progress=0.1).answers
+
+
+def test_trying_the_ends_of_a_schedule_moves_no_seed(student, teacher, pictures) -> None:
+    def first_weights(options) -> Tensor:
+        torch.manual_seed(5)
+        distiller = Distiller(
+            student,
+            {"large": teacher},
+            [Term(method="mgd", options=options, **MAPS), Term(method="mimic", **MAPS)],
+            pictures,
+        )
+        return next(iter(distiller.adapters[1].parameters()))
+
+    fixed = first_weights({"masked_share": 0.5})
+    assert torch.equal(fixed, first_weights({"masked_share": {"start": 0.5, "end": 0.1}}))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "temperature" in method_options(METHODS[name])])
+def test_every_temperature_is_checked_when_it_is_built(name: str) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        build_loss(name, {"temperature": -1.0}, {})
 
 
 def test_what_a_batch_lacks_is_named(student, teacher, pictures) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facekd.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
@@ -42,7 +44,7 @@ class Mixture:
 
     def labels(self, labels: Tensor, classes: int) -> Tensor:
         """Class shares (N, classes) of integer labels (N,)."""
-        return self._blend(F.one_hot(labels, classes).float())
+        return self._blend(class_shares(labels, classes))
 
     def logits(self, logits: Tensor) -> Tensor:
         """Logits (N, C) whose softmax is the mixture of both pictures' class probabilities (temperature 1)."""
@@ -51,6 +53,21 @@ class Mixture:
     def _blend(self, values: Tensor) -> Tensor:
         share = self.share.to(values).unsqueeze(1)
         return share * values + (1.0 - share) * values[self.partner]
+
+
+def class_shares(labels: Tensor, classes: int) -> Tensor:
+    """Class shares (N, classes), 0 and 1, of integer labels (N,).
+
+    Raises:
+        ConfigError: labels that are none of the classes, such as people, or -1 for "nobody knows".
+    """
+    if labels.is_floating_point() or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        raise ConfigError(
+            f"mix blends labels of {classes} classes, 0 to {classes - 1}, got {labels.dtype} from "
+            f"{labels.min().item():g} to {labels.max().item():g}: set mix.classes, or leave mix out where labels are "
+            "people"
+        )
+    return F.one_hot(labels, classes).float()
 
 
 def mixup(count: int, strength: float, generator: torch.Generator) -> Mixture:

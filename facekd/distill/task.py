@@ -3,7 +3,7 @@ own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facekd.distill.distiller import Distiller
-from facekd.distill.mixing import Mixture, cutmix, mixup
-from facekd.distill.settings import DistillSettings
+from facekd.distill.methods import find_method
+from facekd.distill.mixing import Mixture, class_shares, cutmix, mixup
+from facekd.distill.settings import DistillSettings, MixSettings, Term
 from facekd.distill.taps import INPUT, OUTPUT, watch
 from facekd.distill.teachers import OnlineTeacher, Teacher
 from facekd.distill.views import strong_view
@@ -48,7 +49,8 @@ class DistilledTask:
         seed: of views and mixtures.
 
     Raises:
-        ConfigError: a view or mixture of batches that have no `crops`, and whatever the `Distiller` refuses.
+        ConfigError: a view or mixture of batches that have no `crops`, a mixture of what is no class score, and
+            whatever the `Distiller` refuses.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class DistilledTask:
         changes = settings.view is not None or settings.mix is not None
         if changes and not (isinstance(first, dict) and PICTURES in first):
             raise ConfigError(f"view and mix need batches that are dictionaries with {PICTURES!r}; leave them out here")
+        if settings.mix is not None:
+            _check_mixing(settings.mix, settings.terms, first)
         # One pass tells what the student is given; nothing may move on it, so everything rests in eval().
         modes = {module: module.training for module in base.module.modules()}
         base.module.eval()
@@ -110,7 +114,7 @@ class DistilledTask:
             for key in [key for key in batch if key.startswith(ANSWERS)]:
                 batch[key] = mixture.logits(batch[key])
         elif mix is not None and "labels" in batch:
-            batch["labels"] = F.one_hot(batch["labels"], mix.classes).float()
+            batch["labels"] = class_shares(batch["labels"], mix.classes)
         if self._settings.view is not None:
             batch[CLEAN] = batch[PICTURES]
             batch[PICTURES] = strong_view(batch[PICTURES], self._settings.view, generator)
@@ -149,8 +153,7 @@ class DistilledTask:
             if isinstance(teacher, OnlineTeacher) and name in given:
                 if "labels" not in named or OUTPUT not in given[name]:
                     raise ConfigError(f"the online teacher {name!r} learns class scores: tap its 'output', with labels")
-                target = named["labels"].float() if named["labels"].is_floating_point() else named["labels"]
-                terms[f"teacher/{name}"] = F.cross_entropy(given[name][OUTPUT].float(), target)
+                terms[f"teacher/{name}"] = _cross_entropy(given[name][OUTPUT].float(), named["labels"])
         return terms
 
     def validate(self, student: nn.Module) -> dict[str, float]:
@@ -160,3 +163,27 @@ class DistilledTask:
     def export(self, student: nn.Module, path: Path) -> None:
         """The base task's export: the student alone."""
         self._base.export(student, path)
+
+
+def _check_mixing(mix: MixSettings, terms: Sequence[Term], batch: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError where a mixture makes no sense: it has class scores, and is nobody's face."""
+    for term in terms:
+        method = find_method(term.method)
+        if "labels" in (*method.needs, *method.takes) and not method.shares:
+            raise ConfigError(f"{term.label}: {term.method} asks who is seen, and a mixture is nobody; leave mix out")
+    if "labels" in batch:
+        class_shares(batch["labels"], mix.classes)
+    for key, value in batch.items():
+        if key.startswith(ANSWERS) and tuple(value.shape[1:]) != (mix.classes,):
+            raise ConfigError(
+                f"stored answers {key.removeprefix(ANSWERS)!r} have shape {tuple(value.shape[1:])} and are no scores "
+                f"of {mix.classes} classes, so they cannot be mixed; leave mix out, or let the teacher see the mixture"
+            )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """With labels (N,), negative where nobody knows, or class shares (N, C)."""
+    if labels.is_floating_point():
+        return F.cross_entropy(logits, labels.float())
+    known = labels >= 0
+    return F.cross_entropy(logits[known], labels[known]) if known.any() else logits.sum() * 0.0

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from facekd.distill.schedules import constant
 from facekd.distill.settings import DistillSettings, TeacherFile, Term
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import EmaTeacher, OnlineTeacher, OnnxTeacher, Teacher, TeacherEnsemble, TorchTeacher
@@ -119,7 +120,11 @@ def made_teachers(
     for name, item in settings.teachers.items():
         if item.kind == "ensemble":
             known = {**opened, **made}
-            made[name] = TeacherEnsemble([known[member] for member in item.members], item.weights)
+            members = [known[member] for member in item.members]
+            try:
+                made[name] = TeacherEnsemble(members, item.weights, **item.options)
+            except TypeError as error:
+                raise ConfigError(f"teacher {name!r}: {error}; an ensemble's option is temperature") from error
     return made
 
 
@@ -134,6 +139,8 @@ def distil(
 ) -> Task:
     """The base task, or, where the recipe distils, the task that learns from its teachers, too.
 
+    Views, mixtures and a weight of the task's own loss are a recipe's without any teacher, too.
+
     Args:
         base: the stage's own.
         settings: the recipe's.
@@ -146,7 +153,8 @@ def distil(
         ConfigError: stored answers that this stage's data do not have, and whatever the `Distiller` refuses.
     """
     if not settings.terms:
-        return base
+        plain = settings.view is None and settings.mix is None and settings.task_weight == constant(1.0)
+        return base if plain else DistilledTask(base, {}, settings, centres, seed)
     missing = asked(settings).intersection(stored(settings)) - set(stored_teachers or {})
     if missing:
         raise ConfigError(f"no answers of {', '.join(sorted(missing))} lie with the data; name a file = PATH instead")

@@ -1,0 +1,73 @@
+"""From a recipe's distillation part to teachers and a task: nothing that it says is left out in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from facekd.distill.opening import distil, made_teachers, open_teacher
+from facekd.distill.settings import DistillSettings, TeacherFile
+from facekd.distill.task import DistilledTask
+from facekd.distill.teachers import TorchTeacher
+from facekd.errors import ConfigError, ModelError
+from tests.distill.small_stage import Task, small
+
+ARCHITECTURES = {"small": small}
+
+
+def test_safetensors_fill_an_architecture_and_the_command_may_name_another_file(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network, path = small(8), tmp_path / "large.safetensors"
+    save_file(network.state_dict(), path)
+    table = {"file": str(tmp_path / "elsewhere.safetensors"), "architecture": "small", "options": {"width": 8}}
+    settings = TeacherFile.model_validate(table)
+    teacher = open_teacher("large", settings, ARCHITECTURES, ["2"], path)
+    assert teacher.digest == TorchTeacher(network).digest
+    assert teacher.answer(torch.zeros(2, 3, 8, 8), ["2"])["2"].shape == (2, 8, 3, 3)
+    with pytest.raises(ConfigError, match="pass --teacher large=FILE"):
+        open_teacher("large", settings, ARCHITECTURES, ["2"])
+    narrow = settings.model_copy(update={"options": {"width": 6}})
+    with pytest.raises(ModelError, match="does not fit"):
+        open_teacher("large", narrow, ARCHITECTURES, ["2"], path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"mix": {"kind": "mixup", "share": 1.0}}, {"view": {"noise": 0.1}}, {"task_weight": {"start": 0.5, "end": 0.1}}],
+    ids=["mix", "view", "task_weight"],
+)
+def test_what_needs_no_teacher_is_done_without_terms(part) -> None:
+    base = Task(0, None)
+    task = distil(base, DistillSettings.model_validate(part), {})
+    assert isinstance(task, DistilledTask)
+    batch, plain = task.batch(0), base.batch(0)
+    assert torch.equal(batch["crops"], plain["crops"]) == ("task_weight" in part)
+    terms = task.losses(batch, 0, 0.0)
+    assert list(terms) == ["label"]
+    weight = 0.5 if "task_weight" in part else 1.0
+    assert terms["label"].item() == pytest.approx(weight * base.losses(batch, 0, 0.0)["label"].item(), rel=1e-4)
+
+
+def test_without_anything_the_task_is_the_stages_own() -> None:
+    base = Task(0, None)
+    assert distil(base, DistillSettings(), {}) is base
+    assert distil(base, DistillSettings.model_validate({"teachers": {"t": {"file": "missing.onnx"}}}), {}) is base
+
+
+def test_an_ensemble_may_average_at_the_terms_temperature() -> None:
+    members = {"a": TorchTeacher(small(4)), "b": TorchTeacher(small(6))}
+    files = {name: {"file": f"{name}.onnx"} for name in members}
+    table = {"kind": "ensemble", "members": ["a", "b"], "options": {"temperature": 4.0}}
+    settings = DistillSettings.model_validate({"teachers": {**files, "both": table}})
+    pictures = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    warm = made_teachers(settings, small(), {}, members)["both"].answer(pictures, ["output"])["output"]
+    cold = DistillSettings.model_validate({"teachers": {**files, "both": {**table, "options": {}}}})
+    assert not torch.allclose(
+        warm, made_teachers(cold, small(), {}, members)["both"].answer(pictures, ["output"])["output"]
+    )
+    wrong = DistillSettings.model_validate({"teachers": {**files, "both": {**table, "options": {"heat": 4.0}}}})
+    with pytest.raises(ConfigError, match="option is temperature"):
+        made_teachers(wrong, small(), {}, members)

@@ -121,6 +121,8 @@ class EkdLoss(nn.Module):
         super().__init__()
         if not rates or not all(0.0 < rate < 1.0 for rate in rates):
             raise ValueError(f"false match rates must lie in 0..1, got {tuple(rates)}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}; the authors have 0.01")
         self.rates, self.momentum, self.temperature, self.hardest = tuple(rates), momentum, temperature, hardest
         self.mated_weight, self.non_mated_weight = mated_weight, non_mated_weight
         self.register_buffer("student_thresholds", torch.zeros(len(self.rates)))

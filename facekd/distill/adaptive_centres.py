@@ -36,12 +36,13 @@ def keep_shares(student: Tensor, teacher: Tensor, centres: Tensor, labels: Tenso
 class AdaDistillLoss(nn.Module):
     """Margin softmax against centres that move by `keep_shares` before each step.
 
-    Departure from the authors' code: where a batch holds a person twice, the proposals are averaged (there, the last
-    written wins), and centres are kept at unit length. Centres start as the caller says: random directions as in the
-    paper, or the teacher's class centres.
+    Departures from the authors' code: where a batch holds a person twice, the proposals are averaged (there, the last
+    written wins), and centres are kept at unit length; and they start from the teacher's class centres unless told
+    otherwise, where the paper has random directions. With those nearly every first centre is one photograph.
 
     Args:
         centres: (P, T) to start from; a buffer, saved in checkpoints.
+        random_start: start from random directions instead, as the paper does; of `centres` only the shape counts then.
         margin_radians: additive angular margin; 0.5 is ArcFace's, smaller suits small data.
         scale: 64 in the paper.
 
@@ -51,9 +52,12 @@ class AdaDistillLoss(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, centres: Tensor, margin_radians: float = 0.5, scale: float = 64.0) -> None:
+    def __init__(
+        self, centres: Tensor, margin_radians: float = 0.5, scale: float = 64.0, random_start: bool = False
+    ) -> None:
         super().__init__()
-        self.register_buffer("centres", F.normalize(centres.detach().float(), dim=1))
+        start = self.random_centres(*centres.shape) if random_start else centres
+        self.register_buffer("centres", F.normalize(start.detach().float(), dim=1))
         self.margin_radians, self.scale = margin_radians, scale
 
     @staticmethod

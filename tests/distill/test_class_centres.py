@@ -183,7 +183,13 @@ def test_modules_are_the_functions_and_misuse_is_refused(draw) -> None:
     module = MarginDistillationLoss(centres, 0.1, 0.4, 16.0)
     wanted = margin_distillation_loss(student, teacher, centres, labels, 0.1, 0.4, 16.0)
     assert module(student, teacher, labels).item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert AdaDistillLoss.random_centres(7, 5).shape == (7, 5)
+    torch.manual_seed(0)
+    drawn = AdaDistillLoss(centres, random_start=True).centres
+    assert drawn.shape == centres.shape
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(len(centres)))
+    assert (F.cosine_similarity(drawn, centres, dim=1) < 0.99).all()
+    torch.manual_seed(0)
+    assert torch.equal(AdaDistillLoss(centres, random_start=True).centres, drawn)
     with pytest.raises(ValueError, match="least <= most"):
         MarginDistillationLoss(centres, 0.5, 0.2)
     with pytest.raises(ValueError, match="adapter"):

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from facekd.cli import build_app
+from facekd.detection.network import RetinaFace
+from facekd.detection.train import ARCHITECTURES
+from facekd.distill.distiller import Distiller
 from facekd.distill.methods import METHODS, find_method, method_options
 from facekd.distill.settings import DistillSettings, MixSettings, Term
+from facekd.distill.teachers import TorchTeacher
 from facekd.distill.views import StrongView
 from facekd.engine.settings import find_recipe
+from facekd.recognition.mask_networks import MASK_NETWORKS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "distillation.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -36,6 +42,19 @@ def test_a_section_has_formula_switch_and_errors(name: str) -> None:
     assert "`" in prose
     assert re.search(r"\b[Hh]elps\b", prose)  # when
     assert "\nErrors: " in section
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if re.search(r'student = \[?"(?!output)', SECTIONS[name])])
+def test_the_layers_that_a_switch_taps_are_those_of_our_networks(name: str) -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", SECTIONS[name], re.MULTILINE | re.DOTALL)
+    term = Term.model_validate(tomllib.loads(block)["terms"][0])
+    small = {"widths": (16, 16, 24, 24), "blocks": (1, 1, 1, 1)}
+    student, teacher, side = (
+        (RetinaFace(), ARCHITECTURES["retinaface"](), 64)
+        if name == "local"
+        else (MASK_NETWORKS["mask_network"](), MASK_NETWORKS["resnet"](**small), 112)
+    )
+    Distiller(student, {"large": TorchTeacher(teacher)}, [term], torch.zeros(2, 3, side, side))
 
 
 def test_every_block_is_valid() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -134,7 +135,8 @@ def compare(
     """Train every row with every seed and judge all with one judge.
 
     What a folder holds already and fits is not trained again, so a stopped comparison goes on where it was; what
-    another process is training is left to it, so that several may share a comparison. The outcome has what is finished.
+    another process is training is left to it, so that several may share a comparison. What was judged by fewer figures
+    is judged again. The outcome has what is finished.
 
     Args:
         recipe: what is compared.
@@ -178,6 +180,8 @@ def compare(
             say(f"{entry.name}, seed {run.seed} ({_state([run for _, run in selected])})")
             if not _train(run, recipe, entry, stage, teachers, answers):
                 say(f"{entry.name}, seed {run.seed}: another process is at it")
+    for run in (run for row in runs.values() for run in row):
+        _judge_again(run, stage, say)
     rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
     judged = {
         name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", data)
@@ -265,8 +269,25 @@ def _train(
         return mine
 
 
+def _judge_again(run: Run, stage: Stage, say: Callable[[str], None]) -> None:
+    """Give a finished run the figures that nobody asked for when it was judged, such as those of LFW."""
+    found = run.finished()
+    if found is None or set(stage.figures) <= set(found.figures):
+        return
+    best = run.folder / BEST
+    if not best.is_file():
+        wanted = ", ".join(stage.figures)
+        raise ConfigError(f"{best} is gone, and {wanted} cannot be found without it: delete its folder")
+    with run.claim() as mine:
+        if mine:
+            say(f"{run.row}, seed {run.seed}: judging again, for {', '.join(set(stage.figures) - set(found.figures))}")
+            run.finish(replace(found, figures=stage.judge(best)))
+
+
 def _row(name: str, runs: Sequence[Run], figures: Sequence[str]) -> Row:
-    done = [(run, found) for run in runs if (found := run.finished()) is not None]
+    done = [
+        (run, found) for run in runs if (found := run.finished()) is not None and set(figures) <= set(found.figures)
+    ]
     return Row(
         name,
         tuple(run.seed for run, _ in done),

@@ -76,6 +76,25 @@ def _other(recipe: Comparison, folder: Path):
     return recipe.teachers["large"].model_copy(update={"file": write(small(8), folder / "other.onnx")})
 
 
+def test_a_figure_that_is_asked_for_later_is_judged_from_the_weights(tmp_path: Path, recipe: Comparison) -> None:
+    short = recipe.model_copy(update={"methods": recipe.methods[:1], "seeds": (0,)})
+    plain = Stage()
+    plain.figures = ("accuracy",)  # such as an embedder's without LFW
+    plain.judge = lambda weights: {"accuracy": Stage.judge(plain, weights)["accuracy"]}
+    compare(short, plain, tmp_path / "runs")
+    stage = Stage()
+    outcome = compare(short, stage, tmp_path / "runs", train=False)
+    best = [tmp_path / "runs" / name / "seed-0" / "best.onnx" for name in ("alone", "soft-labels")]
+    assert stage.judged[:2] == best
+    assert outcome.rows[0].figures == {name: (value,) for name, value in stage.judge(best[1]).items()}
+    assert compare(short, Stage(), tmp_path / "runs", train=False) == outcome
+    for mark in (tmp_path / "runs").rglob("figures.json"):
+        mark.write_text(json.dumps({"chosen": 0.5, "figures": {"accuracy": 0.5}, "seconds": 1.0}))
+    best[0].unlink()
+    with pytest.raises(ConfigError, match=r"best\.onnx is gone"):
+        compare(short, Stage(), tmp_path / "runs", train=False)
+
+
 def test_runs_and_judged_teachers_of_other_data_are_stale(tmp_path: Path, recipe: Comparison) -> None:
     short = recipe.model_copy(update={"methods": recipe.methods[:1], "seeds": (0,)})
     compare(short, Stage(), tmp_path / "runs", only=["soft labels"])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.errors import ImageError
 from facekd.images import load_image
 
 CROP = 112
@@ -66,10 +67,17 @@ class EncodedCrops(LazyCrops):
     Args:
         read: gives the encoded bytes of crop ``i``; called from several threads at once.
         count: how many there are.
+        where: says which file crop ``i`` is, or which entry of which file, for errors.
     """
 
-    def __init__(self, read: Callable[[int], bytes], count: int) -> None:
-        super().__init__(lambda number: as_crop(load_image(read(number))), count)
+    def __init__(self, read: Callable[[int], bytes], count: int, where: Callable[[int], str]) -> None:
+        def one(number: int) -> NDArray[np.uint8]:
+            try:
+                return as_crop(load_image(read(number)))
+            except ImageError as error:
+                raise ImageError(f"{where(number)}: {error}; copy it again, or remove it") from error
+
+        super().__init__(one, count)
 
 
 def joined_crops(parts: Sequence[Crops]) -> LazyCrops:

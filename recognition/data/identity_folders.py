@@ -30,7 +30,8 @@ def read_identity_folders(folder: Path) -> FaceSet:
     people = tuple(sorted(set(identities) - {""}))
     number = {identity: place for place, identity in enumerate(people)}
     labels = np.array([number.get(identity, -1) for identity in identities], np.int64)
-    return FaceSet(EncodedCrops(lambda place: paths[place].read_bytes(), len(paths)), labels, people, None)
+    crops = EncodedCrops(lambda place: paths[place].read_bytes(), len(paths), lambda place: str(paths[place]))
+    return FaceSet(crops, labels, people, None)
 
 
 def identity_of(relative: Path) -> str:

@@ -31,6 +31,7 @@ _HEADER = struct.Struct("<IfQQ")
 _FIRST_LABEL = struct.Struct("<f")
 _LENGTH_BITS = 29
 WHOLE, FIRST, MIDDLE, LAST = range(4)
+EXACT, NEAR = 2**24, 8  # up to where a float32 counts exactly, and how far off it is up to 2^27
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,11 @@ def read_record_faces(folder: Path, name: str = "train") -> FaceSet:
     def payload(place: int) -> bytes:
         return file.read(int(keys[place])).payload
 
+    def where(place: int) -> str:
+        return f"{file.path}: record {keys[place]}"
+
     people = tuple(str(number) for number in known)
-    return FaceSet(EncodedCrops(payload, len(keys)), labels.astype(np.int64), people, None)
+    return FaceSet(EncodedCrops(payload, len(keys), where), labels.astype(np.int64), people, None)
 
 
 def _picture_keys(file: RecordFile) -> NDArray[np.int64]:
@@ -170,7 +174,11 @@ def _picture_keys(file: RecordFile) -> NDArray[np.int64]:
     head = file.read(0)
     if head.payload or len(head.labels) < 2:
         return file.keys
-    keys = np.arange(1, int(head.labels[0]), dtype=np.int64)
+    end = int(head.labels[0])
+    if end > EXACT:  # labels are float32: the first record without a picture is only near
+        nearby = range(max(end - NEAR, 1), end + NEAR + 1)
+        end = next((key for key in nearby if key not in file or not file.read(key).payload), end)
+    keys = np.arange(1, end, dtype=np.int64)
     missing = np.setdiff1d(keys, file.keys)
     if len(missing):
         raise DataError(f"{file.path}: record 0 speaks of {len(keys)} pictures, but the index lacks {missing[0]}")

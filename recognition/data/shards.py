@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import DataError
+from facekd.errors import DataError, ImageError
 from facekd.images import load_image
 from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, as_crop
 from facekd.recognition.data.layout import TABLE
@@ -124,7 +124,11 @@ def table_crops(folder: Path, table: Sequence[dict[str, str]]) -> EncodedCrops:
         archives = {shard: zipfile.ZipFile(folder / shard) for shard in sorted({row["shard"] for row in table})}
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"Cannot read crops of {folder}: {error}") from error
-    return EncodedCrops(lambda i: archives[table[i]["shard"]].read(table[i]["file"]), len(table))
+
+    def where(place: int) -> str:
+        return f"{folder / table[place]['shard']}: {table[place]['file']}"
+
+    return EncodedCrops(lambda i: archives[table[i]["shard"]].read(table[i]["file"]), len(table), where)
 
 
 def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]:
@@ -133,7 +137,11 @@ def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]
     archives: dict[Path, zipfile.ZipFile] = {}
 
     def fill(index: int, data: bytes) -> None:
-        crops[index] = as_crop(load_image(data))
+        try:
+            crops[index] = as_crop(load_image(data))
+        except ImageError as error:
+            shard, file = rows[index]
+            raise ImageError(f"{shard}: {file}: {error}; copy it again, or remove it") from error
 
     try:
         with ThreadPoolExecutor(threads) as pool:

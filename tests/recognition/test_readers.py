@@ -46,16 +46,16 @@ def write_set(folder: Path, values: list[int], people: list[int]) -> Path:
 
 def test_encoded_crops_behave_like_the_array() -> None:
     array = np.stack([np.full((112, 112, 3), v, np.uint8) for v in (10, 20, 30)])
-    crops = EncodedCrops(lambda i: picture((10, 20, 30)[i]), 3)
+    crops = EncodedCrops(lambda i: picture((10, 20, 30)[i]), 3, str)
     assert len(crops) == 3
     assert crops.shape == array.shape
     for index in (0, np.int64(2), -1, slice(0, 2), slice(5, 9), np.array([2, 0, 2]), np.array([], np.int64)):
         np.testing.assert_array_equal(crops[index], array[index])
     with pytest.raises(IndexError, match="crop 3 of 3"):
         crops[3]
-    assert EncodedCrops(lambda i: picture(7, 160), 1)[0].shape == (112, 112, 3)
-    with pytest.raises(ImageError):
-        EncodedCrops(lambda i: b"no picture", 1)[0]
+    assert EncodedCrops(lambda i: picture(7, 160), 1, str)[0].shape == (112, 112, 3)
+    with pytest.raises(ImageError, match=r"set\.rec: record 7"):
+        EncodedCrops(lambda i: b"no picture", 1, lambda i: f"set.rec: record {i + 7}")[0]
 
 
 # Record files
@@ -134,6 +134,18 @@ def test_a_set_without_record_0_has_all_its_records(tmp_path: Path) -> None:
     assert faces.crops[:][:, 0, 0, 0].tolist() == [20, 10]  # in the order of the keys
 
 
+@pytest.mark.parametrize("said", [4, 5, 6, 9])
+def test_more_pictures_than_a_float32_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: int) -> None:
+    monkeypatch.setattr("facekd.recognition.data.record_io.EXACT", 3)
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        writer.add(0, (said, said + 2))  # rounded; 6 would be right
+        for key in range(1, 6):
+            writer.add(key, (key % 2,), picture(key))
+        for key in (6, 7):
+            writer.add(key, (1, 3))
+    assert read_record_faces(tmp_path).crops[:][:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+
+
 def test_labels_next_to_the_magic_number_are_found(tmp_path: Path) -> None:
     label = struct.unpack("<f", MAGIC_BYTES)[0]  # -5.6e8: as bytes it is the magic number, so it is cut out
     with RecordWriter(tmp_path / "x.rec") as writer:
@@ -209,6 +221,42 @@ def test_tars_join_and_every_way_of_naming_a_person_counts(tmp_path: Path) -> No
     assert faces.people == ("7", "ann")
     assert faces.labels.tolist() == [0, 1, -1, 0, 1]
     assert faces.crops[:][:, 50, 50, 0].tolist() == [10, 20, 30, 40, 50]
+
+
+def test_the_surest_source_of_a_name_counts_whatever_the_order(tmp_path: Path) -> None:
+    members = [
+        ("1.cls", b"7"),  # as tools sort them: cls, jpg, json, txt
+        ("1.jpg", picture(10)),
+        ("1.json", b'{"width": 112}'),
+        ("1.txt", b"a smiling man"),
+        ("2.json", b'{"identity": null, "label": "bob"}'),
+        ("2.png", picture(20)),
+        ("3.json", b'{"identity": null}'),
+        ("3.png", picture(30)),
+        ("4.txt", b"a caption"),
+        ("4.png", picture(40)),
+        ("4.json", b'{"identity": "ann"}'),
+        ("5.cls", b""),
+        ("5.json", b'["no", "table"]'),
+        ("5.png", picture(50)),
+    ]
+    faces = read_webdataset([write_tar(tmp_path / "0.tar", members)])
+    names = [(*faces.people, "")[label] for label in faces.labels]
+    assert names == ["7", "bob", "", "ann", ""]
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "0.tar", [("a/1.png", picture(1)[:60])])
+    with pytest.raises(ImageError, match=r"0\.tar: a/1\.png"):
+        read_webdataset([tar]).crops[0]
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        writer.add(4, (1.0,), b"no picture")
+    with pytest.raises(ImageError, match=r"train\.rec: record 4"):
+        read_record_faces(tmp_path).crops[0]
+    (tmp_path / "people" / "ann").mkdir(parents=True)
+    (tmp_path / "people" / "ann" / "x.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"ann.x\.png"):
+        read_identity_folders(tmp_path / "people").crops[0]
 
 
 def test_damaged_tars_are_named(tmp_path: Path) -> None:

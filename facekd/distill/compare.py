@@ -183,7 +183,9 @@ def compare(
     for run in (run for row in runs.values() for run in row):
         _judge_again(run, stage, say)
     rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
-    judged = {
+    sources = {term.source for term in recipe.terms}
+    judged = {name: figures for name, figures in stage.judge_stored().items() if sources & {"", name}}
+    judged |= {
         name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", data)
         for name, path in files.items()
     }

@@ -103,6 +103,10 @@ class DetectorStage:
             "recall_p90": float(figures["recall_at_precision_0.90"]),
         }
 
+    def judge_stored(self) -> dict[str, dict[str, float]]:
+        """See `Stage`."""
+        return {}
+
     def _test_photographs(self) -> Photographs:
         photographs = require_data(self._test.photographs, self._recipe.data.folders)
         return folder_or_archive(photographs.parent, photographs.stem)

@@ -37,7 +37,7 @@ class Outcome:
         names: of the figures, the deciding one first.
         seeds: of all rows.
         steps: of every run.
-        teachers: their figures, from the same judge on the same data.
+        teachers: their figures, from the same judge on the same data; one whose answers are stored may lack some.
         alone: the student without a teacher.
         rows: with each method.
     """

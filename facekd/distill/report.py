@@ -61,7 +61,8 @@ def as_markdown(outcome: Outcome, costs: Mapping[str, Cost], command: str = "") 
     lines += [f"| method | val score | {' | '.join(shown)} | paired difference in {_on_split(first)} | verdict |"]
     lines += ["| --- |" + " --- |" * (len(shown) + 3)]
     for name, figures in outcome.teachers.items():
-        lines.append(f"| *teacher {name}* | | {' | '.join(_percent(figures[f]) for f in outcome.names)} | | |")
+        cells = [_percent(figures[f]) if f in figures else "" for f in outcome.names]
+        lines.append(f"| *teacher {name}* | | {' | '.join(cells)} | | |")
     if outcome.alone.seeds:
         lines.append(f"| {_label(outcome, outcome.alone, '**student alone**')} | {_cells(outcome.alone)} | | |")
     for row in _by_val(outcome):

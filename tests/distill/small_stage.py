@@ -65,6 +65,7 @@ class Stage:
         self.architectures = {"small": small}
         self.judged: list[Path] = []
         self.data = "noise"
+        self.stored: dict[str, dict[str, float]] = {}
         self.training = TrainingSettings(steps=steps, learning_rate=0.01, validate_every=steps, warmup=0.0, **training)
 
     def settings(self, seed: int) -> TrainingSettings:
@@ -81,6 +82,9 @@ class Stage:
 
     def centres(self):
         return None
+
+    def judge_stored(self):
+        return self.stored
 
     def judge(self, weights: Path) -> dict[str, float]:
         self.judged.append(weights)

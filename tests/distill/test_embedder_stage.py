@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.distill.compare import Comparison, Entry, make_task
+from facekd.distill.compare import Comparison, Entry, compare, make_task
+from facekd.distill.report import as_markdown
 from facekd.distill.settings import Term
 from facekd.distill.stages import EmbedderStage, open_stage
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml
@@ -143,6 +145,26 @@ def test_the_judge_gives_true_accept_rates_of_the_test_people(stage, recipe, tmp
     figures = stage.judge(tmp_path / "student.onnx")
     assert tuple(figures) == stage.figures == ("tar_1e-3", "tar_1e-4")
     assert all(0.0 <= value <= 1.0 for value in figures.values())
+
+
+def test_a_stored_teacher_is_judged_by_its_embeddings_of_the_test_people(stage, faces: Path, recipe, tmp_path) -> None:
+    stored = np.load(faces / "teacher_sface.npy")[40:].astype(np.float32)
+    chosen = [number for number in range(20) if number % 5 < 4]  # the others are nobody
+    rows, people = stored[chosen] / np.linalg.norm(stored[chosen], axis=1, keepdims=True), np.array(chosen) % 5
+    cosines, same = rows @ rows.T, people[:, None] == people[None, :]
+    above = np.triu(np.ones_like(same), 1)
+    threshold = cosines[above & ~same].max()  # of 96 pairs of strangers 1e-3 allows none
+    wanted = float((cosines[above & same] > threshold).mean())
+    assert wanted > 0.0
+    judged = stage.judge_stored()["sface"]
+    assert judged["tar_1e-3"] == judged["tar_1e-4"] == pytest.approx(wanted)
+    outcome = compare(recipe, stage, tmp_path, train=False)
+    assert outcome.teachers == {"sface": judged}
+    with_lfw = replace(outcome, names=("tar_1e-3", "tar_1e-4", "lfw"))
+    value = f"{100 * wanted:.2f}"
+    assert f"| *teacher sface* | | {value} | {value} |  | | |" in as_markdown(with_lfw, {})
+    others = recipe.model_copy(update={"methods": (Entry(name="none"),)})
+    assert compare(others, stage, tmp_path / "others", train=False).teachers == {}  # no row asks it
 
 
 def test_what_cannot_be_compared_is_refused(stage, faces: Path) -> None:

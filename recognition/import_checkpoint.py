@@ -55,7 +55,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     weights = _read_weights(path)
     if "input_layer.0.weight" in weights:
-        naming, ours = CURRICULARFACE, _from_curricularface(weights, path)
+        try:
+            naming, ours = CURRICULARFACE, _from_curricularface(weights, path)
+        except KeyError as error:
+            raise ModelError(
+                f"{path} lacks the weight {error.args[0]}: it is cut off, or of another network"
+            ) from error
     elif "layer1.0.bn1.weight" in weights:
         naming, ours = INSIGHTFACE, dict(weights)
     else:

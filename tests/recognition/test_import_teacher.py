@@ -307,6 +307,10 @@ class Payload:
         ({**insightface(), "fc.weight": torch.ones(DIMENSION, 100)}, "another size"),
         ({name: value for name, value in insightface().items() if name != "layer2.0.bn3.bias"}, "lacks layer2.0.bn3"),
         ({**insightface(), "layer1.0.attention.weight": torch.ones(2)}, "besides"),
+        *(
+            ({name: value for name, value in curricularface().items() if name != lost}, f"lacks the weight {lost}")
+            for lost in ("input_layer.2.weight", "output_layer.0.running_mean", "body.1.res_layer.0.weight")
+        ),
     ],
 )
 def test_other_files_are_refused(

@@ -36,6 +36,7 @@ from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
 
 MOST_TO_FIT = 3000  # crops that an adapter is fitted on
+CHUNK = 8192  # crops that are decoded at a time while class centres are taken from all people
 
 
 class EmbedderTask:
@@ -180,8 +181,15 @@ class EmbedderTask:
         """Class centres as mean embeddings: they belong to the weights just loaded."""
         rng = np.random.default_rng(self.recipe.training.seed)
         chosen = _some_of_each(self._train.labels, 6, rng)
-        embeddings = torch.from_numpy(embed(self.student, self._train.crops[chosen], self.recipe.preprocessing))
-        centres = class_centres(embeddings, torch.from_numpy(self._train.labels[chosen]), len(self._train.people))
+        sums = torch.zeros(len(self._train.people), self.recipe.network.dimension)
+        if torch.cuda.is_available():  # for millions of people this takes hours on a processor
+            self.student.cuda()
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            embeddings = torch.from_numpy(embed(self.student, self._train.crops[part], self.recipe.preprocessing))
+            sums.index_add_(0, torch.from_numpy(self._train.labels[part]), F.normalize(embeddings))
+        self.student.cpu()
+        centres = F.normalize(sums)
         head = self._parts["head"]
         if isinstance(head, PartialFC):
             head.set_centres(centres)
@@ -201,14 +209,13 @@ def _margin_head(recipe: Recipe, people: int) -> nn.Module:
 def _some_of_each(labels: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Up to ``most`` indices of each label but -1."""
     order = rng.permutation(len(labels))
-    seen: dict[int, int] = {}
-    chosen = []
-    for index in order:
-        label = int(labels[index])
-        if label >= 0 and seen.get(label, 0) < most:
-            seen[label] = seen.get(label, 0) + 1
-            chosen.append(index)
-    return np.array(chosen, np.int64)
+    shuffled = labels[order]
+    by_label = np.argsort(shuffled, kind="stable")
+    starts = np.flatnonzero(np.diff(shuffled[by_label], prepend=-2))  # of each label's run
+    lengths = np.diff(np.append(starts, len(order)))
+    number = np.empty(len(order), np.int64)  # how many of the same label come before
+    number[by_label] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return order[(shuffled >= 0) & (number < most)]
 
 
 @torch.no_grad()

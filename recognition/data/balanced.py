@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MANY = 20_000  # people: shuffling all of them for every batch takes longer than drawing some
+
 
 class BalancedSampler:
     """Draws so many crops of each of some people.
@@ -37,8 +39,13 @@ class BalancedSampler:
         """
         wanted = -(-count // self._each)
         people: list[int] = []
+        total = len(self._of_person)
         while len(people) < wanted:
-            people += rng.permutation(len(self._of_person))[: wanted - len(people)].tolist()
+            missing = wanted - len(people)
+            if total > MANY and missing < total:
+                people += rng.choice(total, missing, replace=False).tolist()
+            else:
+                people += rng.permutation(total)[:missing].tolist()
         chosen = []
         for person in people:
             crops = self._of_person[person]

@@ -88,6 +88,37 @@ def test_people_are_drawn_alike_when_asked_for() -> None:
     assert torch.equal(a["crops"], b["crops"])
 
 
+def test_some_crops_of_each_person_are_the_first_of_a_shuffled_row() -> None:
+    labels = np.random.default_rng(3).integers(-1, 9, 200)
+    found = train._some_of_each(labels, 6, np.random.default_rng(4))
+    seen: dict[int, int] = {}
+    expected = []
+    for index in np.random.default_rng(4).permutation(200):
+        label = int(labels[index])
+        if label >= 0 and seen.get(label, 0) < 6:
+            seen[label] = seen.get(label, 0) + 1
+            expected.append(index)
+    assert found.tolist() == expected
+    assert train._some_of_each(labels[:0], 6, np.random.default_rng(4)).tolist() == []
+
+
+def test_centres_of_loaded_weights_are_mean_embeddings_taken_in_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train.EmbedderTask(recipe(), faces(), faces(seed=1))
+    first.export(first.student, tmp_path / "first.onnx")
+    monkeypatch.setattr(train, "CHUNK", 5)
+    taken: list[int] = []
+    embed = train.embed
+    monkeypatch.setattr(train, "embed", lambda net, crops, *rest: taken.append(len(crops)) or embed(net, crops, *rest))
+    task = train.EmbedderTask(recipe(network={"init": str(tmp_path / "first.onnx")}), faces(), faces(seed=1))
+    assert taken == [5, 5, 2]
+    rows = embed(first.student, faces().crops[:12])
+    centres = rows.reshape(3, 4, -1).mean(1)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    np.testing.assert_allclose(task.module["head"].weight.detach().numpy(), centres, atol=1e-5)
+
+
 @pytest.mark.parametrize("head", sorted(MARGIN_HEADS))
 def test_every_margin_head_can_be_named_in_a_recipe(head: str) -> None:
     task = train.EmbedderTask(recipe(margin={"head": head}), faces(), faces(seed=1))

@@ -33,8 +33,40 @@ def keep_shares(student: Tensor, teacher: Tensor, centres: Tensor, labels: Tenso
     return (agreement * typical).clamp(1e-6, 1.0)
 
 
+@float32_inside
+def adadistill_loss(
+    student: Tensor,
+    teacher: Tensor,
+    centres: Tensor,
+    labels: Tensor,
+    margin_radians: float = 0.5,
+    scale: float = 64.0,
+) -> tuple[Tensor, Tensor]:
+    """Margin softmax against centres that moved by `keep_shares`, and these centres.
+
+    Args:
+        student: (N, T) after its adapter.
+        teacher: (N, T); constants.
+        centres: (P, T) unit length; left as they are.
+        labels: (N,) people, negative for unknown.
+        margin_radians: additive angular margin.
+        scale: 64 in the paper.
+
+    Returns:
+        Scalar >= 0, near 0 when each student embedding lies on its moved centre and the centres are apart; and the
+        moved centres (P, T).
+
+    Raises:
+        ValueError: student and teacher differ in shape.
+    """
+    check_same_shape(student, teacher, "AdaDistill")
+    moved = centres.detach().clone()
+    move_centres(moved, teacher, labels, keep_shares(student, teacher, centres, labels))
+    return centre_loss(student, moved, labels, margin_radians, scale), moved
+
+
 class AdaDistillLoss(nn.Module):
-    """Margin softmax against centres that move by `keep_shares` before each step.
+    """`adadistill_loss` with centres that are kept from step to step.
 
     Departures from the authors' code: where a batch holds a person twice, the proposals are averaged (there, the last
     written wins), and centres are kept at unit length; and they start from the teacher's class centres unless told
@@ -67,7 +99,9 @@ class AdaDistillLoss(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """The loss; moves the centres first when training."""
-        check_same_shape(student, teacher, "AdaDistill")
-        if self.training:
-            move_centres(self.centres, teacher, labels, keep_shares(student, teacher, self.centres, labels))
-        return centre_loss(student, self.centres, labels, self.margin_radians, self.scale)
+        if not self.training:
+            check_same_shape(student, teacher, "AdaDistill")
+            return centre_loss(student, self.centres, labels, self.margin_radians, self.scale)
+        loss, moved = adadistill_loss(student, teacher, self.centres, labels, self.margin_radians, self.scale)
+        self.centres.copy_(moved)
+        return loss

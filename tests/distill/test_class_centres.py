@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facekd.distill.adaptive_centres import AdaDistillLoss, keep_shares
+from facekd.distill.adaptive_centres import AdaDistillLoss, adadistill_loss, keep_shares
 from facekd.distill.class_centres import (
     TeacherCentresLoss,
     angular_margin_logits,
@@ -154,6 +154,26 @@ def test_adadistill_shares_by_hand_and_the_move_before_the_loss(draw) -> None:
     value = module(torch.tensor(student), torch.tensor(teacher), torch.tensor(labels))
     assert value.item() == pytest.approx(reference_centre(student, expected.numpy(), labels, 0.5, 8.0), rel=1e-6)
     torch.testing.assert_close(module.centres, expected)
+
+
+def test_adadistill_moves_a_copy_and_its_gradient_is_that_at_the_moved_centres(draw) -> None:
+    student, teacher = torch.tensor(draw(5, 4), requires_grad=True), torch.tensor(draw(5, 4), requires_grad=True)
+    centres, labels = F.normalize(torch.tensor(draw(3, 4)), dim=1), torch.tensor(LABELS)
+    kept = centres.clone()
+    loss, moved = adadistill_loss(student, teacher, centres, labels, 0.4, 8.0)
+    assert torch.equal(centres, kept)
+    assert not torch.allclose(moved, kept)
+    (gradient,) = torch.autograd.grad(loss, student)
+    wanted = centre_loss(student, moved, labels, 0.4, 8.0)
+    assert loss.item() == wanted.item()
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, student)[0])
+    assert not moved.requires_grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = [value.detach().bfloat16() for value in (student, teacher)]
+        low, there = adadistill_loss(*rounded, centres.float(), labels, 0.4, 8.0)
+    exact, wanted_there = adadistill_loss(*(value.float() for value in rounded), centres.float(), labels, 0.4, 8.0)
+    assert low.item() == exact.item()
+    assert torch.equal(there, wanted_there)
 
 
 def test_adadistill_gradient_and_autocast_agree_with_loops(agrees, draw) -> None:

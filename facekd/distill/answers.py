@@ -18,7 +18,7 @@ from torch import Tensor
 from facekd.distill.settings import Term
 from facekd.distill.taps import OUTPUT
 from facekd.distill.task import ANSWERS, PICTURES
-from facekd.distill.teachers import Teacher
+from facekd.distill.teachers import Answers, Teacher
 from facekd.engine.task import Task
 
 
@@ -35,14 +35,21 @@ class BatchAnswers:
         terms: of all rows: what is tapped of a teacher is asked for at once.
         batches: how many different ones there will be.
         limit_bytes: of disk.
+        members: of each ensemble, by its name.
     """
 
     def __init__(
-        self, folder: Path, teachers: Mapping[str, Teacher], terms: Sequence[Term], batches: int, limit_bytes: int
+        self,
+        folder: Path,
+        teachers: Mapping[str, Teacher],
+        terms: Sequence[Term],
+        batches: int,
+        limit_bytes: int,
+        members: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._folder = folder
         self._teachers = dict(teachers)
-        tapped = {name: needed_taps(name, terms) for name in teachers}
+        tapped = {name: needed_taps(name, terms, members or {}) for name in teachers}
         self._taps = {name: taps for name, taps in tapped.items() if taps}
         self._batches, self._limit = batches, limit_bytes
         self._kept: dict[str, tuple[str, ...]] | None = None
@@ -60,6 +67,13 @@ class BatchAnswers:
             }
         return self._kept
 
+    def through(self, teachers: Mapping[str, Teacher]) -> dict[str, Teacher]:
+        """The same teachers, for an ensemble to ask: each says once what it thinks of a batch, whoever asks."""
+        return {
+            name: _KeptTeacher(name, teacher, self) if name in self._taps else teacher
+            for name, teacher in teachers.items()
+        }
+
     def with_answers(self, base: Task, terms: Sequence[Term]) -> Task:
         """A task whose batches bring the answers of those teachers of which all that the terms tap is kept."""
         batch = base.batch(0) if self._taps else None
@@ -73,7 +87,7 @@ class BatchAnswers:
     def answer(self, name: str, pictures: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """What one teacher gives for a batch at the taps, from disk or, the first time, from the teacher."""
         teacher = self._teachers[name]
-        content = hashlib.blake2b(pictures.contiguous().numpy().data, digest_size=16).hexdigest()
+        content = hashlib.blake2b(pictures.contiguous().cpu().numpy().data, digest_size=16).hexdigest()
         path = self._folder / teacher.digest[:16] / f"{content}.npz"
         try:
             with np.load(path) as stored:
@@ -89,6 +103,25 @@ class BatchAnswers:
             np.savez(stream, **arrays)
         partial.replace(path)
         return {tap: given[tap].float() for tap in taps}
+
+
+class _KeptTeacher:
+    """A member of an ensemble; see `BatchAnswers.through`."""
+
+    def __init__(self, name: str, teacher: Teacher, answers: BatchAnswers) -> None:
+        self.digest = teacher.digest
+        self._name, self._teacher, self._answers = name, teacher, answers
+
+    def check(self, taps: Sequence[str]) -> None:
+        """See `Teacher`."""
+        self._teacher.check(taps)
+
+    def answer(self, pictures: Tensor, taps: Sequence[str]) -> Answers:
+        """See `Teacher`."""
+        if not set(taps) <= set(self._answers.kept(pictures).get(self._name, ())):
+            return self._teacher.answer(pictures, taps)
+        given = self._answers.answer(self._name, pictures, taps)
+        return {tap: value.to(pictures.device) for tap, value in given.items()}
 
 
 class _AnsweredTask:
@@ -109,11 +142,16 @@ class _AnsweredTask:
         return batch
 
 
-def needed_taps(name: str, terms: Sequence[Term]) -> tuple[str, ...]:
-    """What the terms tap of a teacher, class scores included where photographs are weighed by them."""
+def needed_taps(
+    name: str, terms: Sequence[Term], members: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
+    """What the terms tap of a teacher: class scores, too, where photographs are weighed by them, and where an ensemble
+    is asked that has it as a member."""
     own = [term for term in terms if term.source in ("", name)]
     taps = [tap for term in own for tap in term.teacher]
-    return tuple(dict.fromkeys([*taps, *([OUTPUT] if any(term.sample_weights != "none" for term in own) else [])]))
+    mixed = any(name in (members or {}).get(term.source, ()) for term in terms)
+    scores = mixed or any(term.sample_weights != "none" for term in own)
+    return tuple(dict.fromkeys([*taps, *([OUTPUT] if scores else [])]))
 
 
 def _packed(value: Tensor) -> np.ndarray:

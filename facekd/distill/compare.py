@@ -171,8 +171,11 @@ def compare(
         selected = [(entry, run) for entry in entries if entry.name in trained for run in runs[entry.name]]
         batches = first.steps * first.accumulate * len(recipe.seeds)
         fixed = {name: teacher for name, teacher in teachers.items() if name in on_disk(recipe)}
+        members = {name: item.members for name, item in recipe.teachers.items() if item.members}
         answers = (
-            BatchAnswers(folder / "answers", fixed, recipe.terms, batches, answers_bytes) if answers_bytes else None
+            BatchAnswers(folder / "answers", fixed, recipe.terms, batches, answers_bytes, members)
+            if answers_bytes
+            else None
         )
         for entry, run in selected:
             if run.finished() is not None:
@@ -208,11 +211,13 @@ def make_task(
     named = recipe.student
     student = build_network(stage.architectures, named.architecture, named.options) if named.architecture else None
     base = stage.task(seed, student)
-    available = {**teachers, **made_teachers(recipe, base.student, stage.architectures, teachers)}
+    kept = answers if entry.terms and entry.mix is None else None  # a mixture is another picture
+    if kept is not None:
+        base = kept.with_answers(base, entry.terms)
+    asked = teachers if kept is None else kept.through(teachers)
+    available = {**teachers, **made_teachers(recipe, base.student, stage.architectures, asked)}
     used = {term.source for term in entry.terms}
     chosen = {name: available[name] for name in available if name in used} if used - {""} else available
-    if answers is not None and entry.terms and entry.mix is None:  # a mixture is another picture
-        base = answers.with_answers(base, entry.terms)
     return DistilledTask(base, chosen, entry, stage.centres() if _needs_centres(entry) else None, seed)
 
 

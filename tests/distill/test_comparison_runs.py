@@ -220,6 +220,31 @@ def test_a_teacher_is_asked_once_for_all_rows_and_the_terms_are_the_same(tmp_pat
     assert not any(key.startswith("answers/") for key in task.batch(3))  # the mixture is another picture
 
 
+def test_members_of_an_ensemble_are_asked_once_for_all_rows(tmp_path: Path, recipe: Comparison) -> None:
+    ensemble = {"kind": "ensemble", "members": ["large", "other"]}
+    table = recipe.model_dump()
+    table["teachers"] |= {"other": _other(recipe, tmp_path).model_dump(), "both": ensemble}
+    terms = [
+        [{"method": "kl", "source": "both"}],
+        [{"method": "kl", "source": "both", "options": {"temperature": 2.0}}],
+        [{"method": "logit-mse", "source": "other"}],
+    ]
+    table["methods"] = [{"name": f"row {number}", "terms": some} for number, some in enumerate(terms)]
+    both = Comparison.model_validate(table)
+    teachers, _ = open_teachers(both, Stage(), {})
+    counted = {name: Counted(teacher) for name, teacher in teachers.items()}
+    members = {"both": ("large", "other")}
+    answers = BatchAnswers(tmp_path / "answers", counted, both.terms, 6, 10**9, members)
+    tasks = [make_task(both, entry, Stage(), counted, 0, answers) for entry in both.methods]
+    before = [counted[name].asked for name in ("large", "other")]
+    for task, entry in zip(tasks, both.methods, strict=True):
+        live = make_task(both, entry, Stage(), teachers, 0)
+        wanted, found = (each.losses(each.batch(3), 3, 0.5) for each in (live, task))
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value)
+    assert [counted[name].asked for name in ("large", "other")] == [before[0] + 1, before[1] + 1]
+
+
 def test_a_clean_view_is_what_a_kept_answer_is_for(tmp_path: Path, recipe: Comparison) -> None:
     teachers, _ = open_teachers(recipe, Stage(), {})
     answers = BatchAnswers(tmp_path / "answers", teachers, recipe.terms, 6, 10**9)

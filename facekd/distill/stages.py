@@ -137,6 +137,7 @@ class EmbedderStage:
     def __init__(self, table: dict[str, Any], source: Path, lfw: Path | None = None) -> None:
         from facekd.recognition.backbones import BACKBONES
         from facekd.recognition.data.shards import read_faces
+        from facekd.recognition.data.stored_teacher import require_one_teacher
         from facekd.recognition.train import Recipe, stored_name
 
         recipe = parse_recipe(Recipe, table, source)
@@ -148,6 +149,8 @@ class EmbedderStage:
         if not judged:
             raise ConfigError("none of the data folders has the splits val and test: there is nothing to judge by")
         named = stored_name(recipe.distill)
+        if named is not None:
+            require_one_teacher(folders, named)
         self._train = read_faces(folders, "train", teacher=named)
         self._val = read_faces(judged, "val", labelled_only=True)
         self._test = read_faces(judged, "test", teacher=named, labelled_only=True)

@@ -1,13 +1,15 @@
 """A teacher's embeddings of a folder's crops, computed once and kept beside them.
 
 ``teacher_NAME.npy`` has a row for each crop, in the order of the folder's reader; ``teacher_NAME.json`` says which
-model made it, of which crops. A file without the second is taken as it is: somebody else has made it.
+model made it, of which crops, and has the file's digest. A file without the second is taken as it is: somebody else has
+made it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +77,7 @@ def store_teacher(
         rows.flush()
         _write(note, {**made, "done": start + BLOCK})
     del rows
-    _write(target.with_suffix(".json"), made)
+    _write(target.with_suffix(".json"), {**made, "sha256": _digest(partial)})
     partial.replace(target)
     note.unlink(missing_ok=True)
     return True
@@ -85,7 +87,8 @@ def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
     """``teacher_NAME.npy`` of a folder: unit-length embeddings (rows, T), one for each crop in order.
 
     Raises:
-        DataError: the file cannot be read, has another number of rows, or was made of other crops.
+        DataError: the file cannot be read, has another number of rows, was made of other crops, or is not the one that
+            its note is about.
     """
     path = teacher_file(folder, name)
     try:
@@ -97,9 +100,37 @@ def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
     if embeddings.ndim != 2 or len(embeddings) != rows:
         raise DataError(f"{path} has shape {embeddings.shape}, but the crops of {folder} have {rows} rows")
     note = path.with_suffix(".json")
-    if note.exists() and _read(note).get("crops") != crops_digest(folder):
-        raise DataError(f"{path} was made of other crops than {folder} holds now: remove it and prepare it again")
+    if note.exists():
+        said = _read(note)
+        if said.get("crops") != crops_digest(folder):
+            raise DataError(f"{path} was made of other crops than {folder} holds now: remove it and prepare it again")
+        if said.get("sha256") not in (None, _digest(path)):
+            raise DataError(
+                f"{path} is not the file that {note.name} is about: remove the note if you vouch for the file, or both "
+                "and prepare it again"
+            )
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def require_one_teacher(folders: Sequence[Path], name: str) -> None:
+    """Refuse folders whose embeddings of one name are two models': their cosines mean nothing to each other.
+
+    Folders without a note are taken as they are.
+
+    Raises:
+        DataError: it names two folders and their models.
+    """
+    known: dict[str, Path] = {}
+    for folder in folders:
+        note = teacher_file(folder, name).with_suffix(".json")
+        if note.exists():
+            known.setdefault(str(_read(note).get("contract")), folder)
+    if len(known) > 1:
+        (one, first), (other, second), *_ = known.items()
+        raise DataError(
+            f"teacher_{name}.npy of {first} was made by the model {one}, that of {second} by {other}: prepare one of "
+            "them again"
+        )
 
 
 def _refuse_other(target: Path, made: dict[str, Any]) -> None:
@@ -110,7 +141,7 @@ def _refuse_other(target: Path, made: dict[str, Any]) -> None:
     stored = _read(note)
     if stored.get("contract") != made["contract"]:
         raise DataError(f"{target} was made by another model ({stored.get('contract')}): {remedy}")
-    if stored != made:
+    if {key: stored.get(key) for key in made} != made:
         raise DataError(f"{target} was made of other crops than {target.parent} holds now: {remedy}")
 
 
@@ -118,6 +149,11 @@ def _begun(note: Path, made: dict[str, Any]) -> int:
     """How many rows an interrupted call left; 0 when it was another model's, or of other crops."""
     stored = _read(note) if note.exists() else {}
     return int(stored.get("done", 0)) if {key: stored.get(key) for key in made} == made else 0
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(note: Path) -> dict[str, Any]:

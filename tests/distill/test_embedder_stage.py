@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -18,8 +19,9 @@ from facekd.distill.report import as_markdown
 from facekd.distill.settings import Term
 from facekd.distill.stages import EmbedderStage, open_stage
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, DataError
 from facekd.recognition import train
+from facekd.recognition.data.layout import crops_digest
 
 RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
 
@@ -167,12 +169,22 @@ def test_a_stored_teacher_is_judged_by_its_embeddings_of_the_test_people(stage, 
     assert compare(others, stage, tmp_path / "others", train=False).teachers == {}  # no row asks it
 
 
-def test_what_cannot_be_compared_is_refused(stage, faces: Path) -> None:
+def test_what_cannot_be_compared_is_refused(stage, faces: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"network\.backbone"):
         stage.task(0, torch.nn.Identity())
     table = read_toml(find_recipe("embedder-dense"), ["margin.weight=0"])
     table["data"]["folders"] = [str(faces)]
     with pytest.raises(ConfigError, match=r"margin\.weight must be above 0"):
         open_stage(table, RECIPES)
+    more = tmp_path / "more"
+    shutil.copytree(faces, more)
+    for folder, contract in ((faces, "a"), (more, "b")):
+        said = {"contract": contract, "crops": crops_digest(folder), "rows": 60}
+        (folder / "teacher_sface.json").write_text(json.dumps(said))
+    table = read_toml(find_recipe("embedder-dense"), SMALL)
+    table["data"]["folders"] = [str(faces), str(more)]
+    with pytest.raises(DataError, match="by the model a, "):
+        open_stage(table, RECIPES)
+    (faces / "teacher_sface.json").unlink()
     with pytest.raises(ConfigError, match="cannot be compared"):
         open_stage({"kind": "gallery"}, RECIPES)

@@ -12,7 +12,7 @@ from PIL import Image
 from facekd import cli
 from facekd.errors import DataError
 from facekd.recognition.data.sources import read_folder, read_training
-from facekd.recognition.data.stored_teacher import BLOCK, read_teacher, store_teacher
+from facekd.recognition.data.stored_teacher import BLOCK, read_teacher, require_one_teacher, store_teacher
 
 
 class Brightness:
@@ -90,6 +90,31 @@ def test_stale_embeddings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing says which model"):
         store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
     read_training([folder], teacher="t")  # whoever made it vouches for it
+
+
+def test_a_file_that_its_note_is_not_about_is_refused(tmp_path: Path) -> None:
+    folder = people(tmp_path / "crops", 6)
+    store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    file, note = folder / "teacher_t.npy", folder / "teacher_t.json"
+    np.save(file, np.load(file)[:, ::-1])  # as many rows, of the same length, said by somebody else
+    with pytest.raises(DataError, match=r"not the file that teacher_t\.json is about"):
+        read_teacher(folder, "t", 6)
+    said = json.loads(note.read_text())
+    del said["sha256"]  # a note as they were before
+    note.write_text(json.dumps(said))
+    assert not store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
+    read_teacher(folder, "t", 6)
+
+
+def test_embeddings_of_two_models_are_not_one_teacher(tmp_path: Path) -> None:
+    folders = [people(tmp_path / name, 6) for name in ("a", "b", "c")]
+    for folder, contract in zip(folders, ("a" * 16, "a" * 16, "b" * 16), strict=True):
+        store_teacher(folder, "t", Brightness(contract), read_folder(folder).crops)
+    require_one_teacher(folders[:2], "t")
+    with pytest.raises(DataError, match=r"by the model aaaaaaaaaaaaaaaa.*by bbbbbbbbbbbbbbbb: prepare one"):
+        require_one_teacher(folders, "t")
+    (folders[2] / "teacher_t.json").unlink()
+    require_one_teacher(folders, "t")  # whoever made it vouches for it
 
 
 @pytest.mark.usefixtures("fake_zoo")

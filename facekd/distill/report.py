@@ -85,12 +85,13 @@ def as_markdown(outcome: Outcome, costs: Mapping[str, Cost], command: str = "") 
 
 def _explanation(outcome: Outcome, seconds: float) -> str:
     figure = _on_split(outcome.names[0])
+    few = " Of fewer than three seeds the deviation is a guess." if len(outcome.seeds) < 3 else ""
     return (
         f"Mean ± standard deviation over seeds {', '.join(map(str, outcome.seeds))}, in percent; {outcome.steps} steps "
         f"and {seconds / 60:.1f} min a run. Rows stand in the order of `val score`, by which each run's weights were "
         f"kept, too. A method helps when its mean {figure} exceeds the student's alone by more than the larger "
         "deviation; the paired difference is that of runs with the same seed, which start from the same weights and "
-        "see the same batches."
+        f"see the same batches.{few}"
     )
 
 

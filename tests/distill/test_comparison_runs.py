@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -312,6 +313,8 @@ def test_the_report_orders_by_val_pairs_by_seed_and_names_the_split(tmp_path: Pa
     assert "| +1.00 ± 0.00 | no difference |" in found[4]  # within the spread over seeds, though never worse
     assert "300 steps and 1.0 min a run" in "\n".join(lines)
     assert "    facekd distill compare x" in lines
+    assert "guess" not in "\n".join(lines)
+    assert "fewer than three seeds the deviation is a guess" in as_markdown(replace(outcome, seeds=(0, 2)), {})
     data = json.loads(json.dumps(as_data(outcome, {})))
     assert data["split"] == "test"
     assert data["methods"][1]["gain"] == pytest.approx(0.01)

@@ -82,7 +82,7 @@ class TeacherFile(Section):
             .onnx file runs as it is (its outputs, and values inside the graph by name).
         layout: of a detector's .onnx file that is not ours: `yunet` turns YuNet's answers into scores, boxes and
             landmarks at our anchors, tapped as `output:scores`, `output:boxes` and `output:landmarks`.
-        options: arguments of that architecture or layout.
+        options: arguments of that architecture or layout, or an ensemble's `temperature`.
         mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
         threads: of ONNX Runtime, where it runs the file; 0 is its own choice.
         decay: of `ema`.

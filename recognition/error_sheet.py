@@ -66,10 +66,16 @@ def save_lfw_sheet(
     save_image(target, error_sheet(_rows(outcome, centre, probe)))
 
 
-def save_cfp_sheet(
+def save_photograph_sheet(
     target: str | os.PathLike[str], root: str | os.PathLike[str], outcomes: Mapping[str, PairOutcome]
 ) -> None:
-    """Save the worst errors on CFP, frontal against frontal and then against profile, as whole photographs."""
+    """Save the worst errors of one or more protocols, one after the other, as whole photographs.
+
+    Args:
+        target: file to write.
+        root: folder or archive in which the photographs of the pairs lie.
+        outcomes: by the name of the protocol, which stands in the captions.
+    """
     photographs = Photographs(root)
 
     def small(name: str) -> NDArray[np.uint8]:

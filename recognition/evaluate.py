@@ -19,7 +19,7 @@ from facekd.detection.evaluate import nearest_to_centre
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.bootstrap import bootstrap_pair_protocol
 from facekd.evaluation.cfp import read_cfp
-from facekd.evaluation.ijb import ijb_figures, read_ijb
+from facekd.evaluation.ijb import IjbScores, ijb_scores, read_ijb
 from facekd.evaluation.insightface_bin import read_bin
 from facekd.evaluation.lfw import LfwPhotographs, read_landmarks, read_pairs
 from facekd.evaluation.masked import draw_mask, mask_kind
@@ -275,8 +275,8 @@ def evaluate_list(
     return evaluate_pairs(pairs, lambda name: crop_of(photographs.read(name), finder), embedder, progress=progress)
 
 
-def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress: Progress = silently) -> dict[str, Any]:
-    """IJB-B or IJB-C, one to one, aligned from the landmarks of its list: the keys of `ijb_figures`.
+def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress: Progress = silently) -> IjbScores:
+    """IJB-B or IJB-C, one to one, aligned from the landmarks of its list.
 
     Args:
         root: folder with ``meta`` and ``loose_crop`` (or ``loose_crop.zip``).
@@ -294,4 +294,4 @@ def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress:
     width = next((len(vector) for vector in embedded.values() if vector is not None), 1)
     nothing = np.zeros(width, np.float32)
     rows = [embedded[str(number)] for number in range(len(protocol.files))]
-    return ijb_figures(protocol, np.stack([nothing if row is None else row for row in rows]))
+    return ijb_scores(protocol, np.stack([nothing if row is None else row for row in rows]))

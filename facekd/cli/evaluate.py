@@ -108,18 +108,19 @@ def cfp(
 ) -> None:
     """Celebrities in Frontal-Profile, from whole photographs; a face that is not found scores 0."""
     with Output(json=json, threads=threads) as output:
+        from facekd.evaluation.cfp import person_of
         from facekd.recognition.evaluate import evaluate_cfp
 
         outcomes = evaluate_cfp(
             folder, load_embedder(model, peer, peer_models), open_detector(detector), output.progress
         )
         if sheet is not None:
-            from facekd.recognition.error_sheet import save_cfp_sheet
+            from facekd.recognition.error_sheet import save_photograph_sheet
 
-            save_cfp_sheet(sheet, folder, outcomes)
+            save_photograph_sheet(sheet, folder, outcomes)
             output.say(f"the worst errors are in {sheet}")
         _plot_det(plot, outcomes, output)
-        figures: dict[str, Any] = {name: outcome.figures() for name, outcome in outcomes.items()}
+        figures: dict[str, Any] = {name: outcome.figures(person_of) for name, outcome in outcomes.items()}
         undetected = {name for outcome in outcomes.values() for name in outcome.undetected}
         output.result({**figures, "undetected": len(undetected), "model": peer or model})
 
@@ -150,6 +151,7 @@ def pairs(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", exists=True, show_default=False)],
     model: Embedder = "embedder",
     detector: Finder = "detector",
+    sheet: Sheet = None,
     plot: Plot = None,
     peer: Peer = None,
     peer_models: PeerModels = None,
@@ -158,12 +160,19 @@ def pairs(
 ) -> None:
     """CALFW or CPLFW by its own list, from whole photographs; a face that is not found scores 0."""
     with Output(json=json, threads=threads) as output:
+        from facekd.evaluation.two_line_pairs import names_people, person_of
         from facekd.recognition.evaluate import evaluate_list
 
         embedder = load_embedder(model, peer, peer_models)
         outcome = evaluate_list(file, images, embedder, open_detector(detector), output.progress)
+        if sheet is not None:
+            from facekd.recognition.error_sheet import save_photograph_sheet
+
+            save_photograph_sheet(sheet, images, {file.stem: outcome})
+            output.say(f"the worst errors are in {sheet}")
         _plot_det(plot, {file.stem: outcome}, output)
-        figures = {**outcome.figures(), "model": peer or model}
+        by_person = person_of if names_people(outcome.pairs) else None
+        figures = {**outcome.figures(by_person), "model": peer or model}
         output.result(figures, text=verification_table(figures))
 
 
@@ -171,6 +180,7 @@ def pairs(
 def ijb(
     folder: Folder,
     model: Embedder = "embedder",
+    plot: Plot = None,
     peer: Peer = None,
     peer_models: PeerModels = None,
     json: JsonOption = False,
@@ -180,7 +190,9 @@ def ijb(
     with Output(json=json, threads=threads) as output:
         from facekd.recognition.evaluate import evaluate_ijb
 
-        figures = evaluate_ijb(folder, load_embedder(model, peer, peer_models), output.progress)
+        found = evaluate_ijb(folder, load_embedder(model, peer, peer_models), output.progress)
+        figures = found.figures()
+        _plot_curves(plot, {"IJB": (found.scores[found.same], found.scores[~found.same])}, output)
         output.result({**figures, "model": peer or model})
 
 
@@ -354,10 +366,15 @@ def _names(finder: Any, model: str) -> dict[str, str | None]:
 
 
 def _plot_det(target: Path | None, outcomes: dict[str, PairOutcome], output: Output) -> None:
+    halves = {name: (o.scores[o.pairs.same], o.scores[~o.pairs.same]) for name, o in outcomes.items()}
+    _plot_curves(target, halves, output)
+
+
+def _plot_curves(target: Path | None, halves: dict[str, tuple[Any, Any]], output: Output) -> None:
+    """Save a DET curve of each protocol's mated and non-mated scores, if asked for."""
     if target is not None:
         from facekd.bench.plots import plot_det
 
-        halves = {name: (o.scores[o.pairs.same], o.scores[~o.pairs.same]) for name, o in outcomes.items()}
         plot_det(target, halves)
         output.say(f"the DET curve is in {target}")
 

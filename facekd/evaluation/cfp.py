@@ -32,6 +32,11 @@ def read_cfp(root: str | os.PathLike[str]) -> dict[str, PairList]:
     return {name: _protocol(root / "Protocol" / "Split" / name, lists["F"], lists[name[1]]) for name in PROTOCOLS}
 
 
+def person_of(name: str) -> str:
+    """The person of a photograph ``Data/Images/001/frontal/01.jpg``."""
+    return PurePosixPath(name).parts[-3]
+
+
 def _photographs(root: Path, path: Path) -> dict[int, str]:
     """Number to photograph, from lines ``1 ../Data/Images/001/frontal/01.jpg``."""
     people = _people(root)

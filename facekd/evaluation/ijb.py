@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import DataError
-from facekd.evaluation.verification import rate_label, tar_at_far
+from facekd.evaluation.verification import equal_error_rate, rate_label, tar_at_far
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -128,20 +128,52 @@ def template_embeddings(
     return numbers, (sums / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def ijb_figures(
+@dataclass(frozen=True, slots=True, eq=False)
+class IjbScores:
+    """What came of the protocol's comparisons.
+
+    Attributes:
+        scores: (P,) float32 cosines between templates.
+        same: (P,) bool.
+        templates: how many there are.
+    """
+
+    scores: NDArray[np.float32]
+    same: NDArray[np.bool_]
+    templates: int
+
+    def figures(self) -> dict[str, Any]:
+        """``{"tar": {"1e-1", …, "1e-6"}, "eer", "templates", "pairs"}``.
+
+        Rates that the non-mated comparisons cannot show are left out.
+
+        Raises:
+            DataError: one of the two kinds of comparisons is missing.
+        """
+        mated, non_mated = self.scores[self.same], self.scores[~self.same]
+        if not len(mated) or not len(non_mated):
+            raise DataError(
+                f"The protocol has {len(mated)} mated and {len(non_mated)} non-mated comparisons; error rates need both"
+            )
+        shown = [rate for rate in RATES if rate * len(non_mated) >= 1]
+        return {
+            "tar": {rate_label(rate): tar_at_far(mated, non_mated, rate).tar for rate in shown},
+            "eer": equal_error_rate(mated, non_mated),
+            "templates": self.templates,
+            "pairs": len(self.scores),
+        }
+
+
+def ijb_scores(
     protocol: IjbProtocol, embeddings: NDArray[np.floating[Any]], weighted: bool = True, chunk: int = 100_000
-) -> dict[str, Any]:
-    """TAR at FAR of the protocol's comparisons.
+) -> IjbScores:
+    """Cosines of the protocol's comparisons.
 
     Args:
         protocol: the lists.
         embeddings: (N, D), one for each face, of unit length or zeros.
         weighted: weigh faces by their detection score.
         chunk: comparisons at a time.
-
-    Returns:
-        ``{"tar": {"1e-1", …, "1e-6"}, "templates", "pairs"}``; rates that the non-mated comparisons cannot show are
-        left out.
     """
     weights = protocol.detection_scores if weighted else None
     numbers, matrix = template_embeddings(embeddings, protocol.templates, protocol.media, weights)
@@ -150,10 +182,4 @@ def ijb_figures(
     for start in range(0, len(left), chunk):
         part = slice(start, start + chunk)
         scores[part] = (matrix[left[part]] * matrix[right[part]]).sum(axis=1)
-    mated, non_mated = scores[protocol.same], scores[~protocol.same]
-    shown = [rate for rate in RATES if rate * len(non_mated) >= 1]
-    return {
-        "tar": {rate_label(rate): tar_at_far(mated, non_mated, rate).tar for rate in shown},
-        "templates": len(numbers),
-        "pairs": len(scores),
-    }
+    return IjbScores(scores, protocol.same, len(numbers))

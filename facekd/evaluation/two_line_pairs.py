@@ -6,7 +6,8 @@ Zheng et al. 2017, "Cross-Age LFW"; Zheng and Deng 2018, "Cross-Pose LFW".
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from facekd.errors import DataError
 from facekd.evaluation.pairs import PairList
 
 FOLDS = 10
+_NUMBERED = re.compile(r"(.+)_\d+\.\w+")
+
+
+def person_of(name: str) -> str:
+    """The person of a photograph ``Ada_Lovelace_0001.jpg``; empty where the name has another form."""
+    found = _NUMBERED.fullmatch(PurePosixPath(name).name)
+    return found[1] if found else ""
+
+
+def names_people(pairs: PairList) -> bool:
+    """Whether ``person_of`` can be believed: every name has the form, and mated photographs are of one person by it."""
+    people = [[person_of(name) for name in side] for side in (pairs.first, pairs.second)]
+    alike = all(a == b for a, b, same in zip(*people, pairs.same.tolist(), strict=True) if same)
+    return alike and all(all(side) for side in people)
 
 
 def read_two_line_pairs(path: str | os.PathLike[str]) -> PairList:

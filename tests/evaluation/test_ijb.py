@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
-from facekd.evaluation.ijb import ijb_figures, read_ijb, template_embeddings
-from facekd.evaluation.two_line_pairs import read_two_line_pairs
+from facekd.evaluation.ijb import ijb_scores, read_ijb, template_embeddings
+from facekd.evaluation.two_line_pairs import names_people, person_of, read_two_line_pairs
 
 
 def test_templates_against_a_loop() -> None:
@@ -55,10 +55,10 @@ def test_protocol(tmp_path: Path) -> None:
     assert protocol.landmarks[0, 1].tolist() == [2, 3]
     assert protocol.detection_scores.tolist() == [0.5] * 4
     a, b = [1.0, 0.0], [0.0, 1.0]
-    figures = ijb_figures(protocol, np.array([a, a, a, b]), chunk=2)
-    assert figures == {"tar": {}, "templates": 3, "pairs": 3}  # two impostors show no rate below a half
+    figures = ijb_scores(protocol, np.array([a, a, a, b]), chunk=2).figures()
+    assert figures == {"tar": {}, "eer": 0.0, "templates": 3, "pairs": 3}  # two impostors show no rate below a half
     many = write(tmp_path, "1.jpg 1 1\n2.jpg 2 2\n3.jpg 3 3\n", "1 2 1\n" * 5 + "1 3 0\n" * 100)
-    figures = ijb_figures(read_ijb(many), np.array([a, a, b]))
+    figures = ijb_scores(read_ijb(many), np.array([a, a, b])).figures()
     assert figures["tar"] == {"1e-1": 1.0, "1e-2": 1.0}
 
 
@@ -74,6 +74,22 @@ def test_protocol(tmp_path: Path) -> None:
 def test_lists_with_errors(tmp_path: Path, faces: str, pairs: str, points: str | None, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_ijb(write(tmp_path, faces, pairs, points))
+
+
+def test_comparisons_of_one_kind_show_no_error_rate(tmp_path: Path) -> None:
+    protocol = read_ijb(write(tmp_path, "1.jpg 1 10\n2.jpg 2 11\n", "1 2 1\n"))
+    with pytest.raises(DataError, match="1 mated and 0 non-mated"):
+        ijb_scores(protocol, np.eye(2)).figures()
+
+
+def test_people_of_a_list_are_told_by_the_names_of_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("Ada_B_0001.jpg 1\nx/Ada_B_2.jpg 1\nAda_B_2.jpg 0\nCy_1.jpg 0\n")
+    assert names_people(read_two_line_pairs(path))
+    assert [person_of(name) for name in ("x/Ada_B_2.jpg", "Cy_1.jpg", "1.jpg")] == ["Ada_B", "Cy", ""]
+    for wrong in ("1.jpg 1\nAda_1.jpg 1\n", "Ada_1.jpg 1\nBob_1.jpg 1\n"):
+        path.write_text(wrong)
+        assert not names_people(read_two_line_pairs(path))
 
 
 def test_no_lists(tmp_path: Path) -> None:

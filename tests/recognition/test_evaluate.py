@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from facekd import cli
+from facekd.cli import evaluate as evaluate_commands
 from facekd.detection.detector import Detection
 from facekd.errors import ConfigError, DataError
+from facekd.evaluation.cfp import person_of
 from facekd.evaluation.masked import draw_mask, mask_kind
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import TEMPLATE
 from facekd.recognition.calibrate import calibrate_crops
-from facekd.recognition.error_sheet import save_cfp_sheet, save_lfw_sheet, worst_pairs
+from facekd.recognition.error_sheet import save_lfw_sheet, save_photograph_sheet, worst_pairs
 from facekd.recognition.evaluate import (
     embed_crops,
     evaluate_bin,
@@ -30,6 +35,8 @@ from facekd.recognition.evaluate import (
 )
 from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, evaluate_mask, read_crop_table
 from facekd.recognition.mask import MaskResult
+
+Answer = Callable[..., dict[str, Any]]
 
 COLOURS = {"Ada": (200, 40, 40), "Bob": (40, 200, 40), "Cy": (40, 40, 200)}
 
@@ -160,7 +167,9 @@ def test_batches() -> None:
     assert embed_crops(embedder, []) == {}
 
 
-def test_cfp(tmp_path: Path) -> None:
+@pytest.fixture
+def cfp(tmp_path: Path) -> Path:
+    """Two people; of one profile no face is found."""
     for person, colour in (("001", COLOURS["Ada"]), ("002", COLOURS["Bob"])):
         for pose in ("frontal", "profile"):
             folder = tmp_path / "Data" / "Images" / person / pose
@@ -180,20 +189,25 @@ def test_cfp(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             (folder / "same.txt").write_text("1,2\n3,4\n")
             (folder / "diff.txt").write_text("1,3\n2,3\n")
-    outcomes = evaluate_cfp(tmp_path, ByColour(), Whole())
+    return tmp_path
+
+
+def test_cfp(cfp: Path) -> None:
+    outcomes = evaluate_cfp(cfp, ByColour(), Whole())
+    assert {person_of(name) for name in outcomes["FP"].pairs.photographs()} == {"001", "002"}
     assert outcomes["FF"].figures()["accuracy"] == 1.0
     assert outcomes["FF"].undetected == ()
     assert [name[-14:] for name in outcomes["FP"].undetected] == ["profile/02.jpg"]
     assert outcomes["FP"].scores[1] == 0.0
     assert outcomes["FP"].figures()["undetected"] == 1
 
-    save_cfp_sheet(tmp_path / "sheet.png", tmp_path, outcomes)
-    sheet = load_image(tmp_path / "sheet.png")
+    save_photograph_sheet(cfp / "sheet.png", cfp, outcomes)
+    sheet = load_image(cfp / "sheet.png")
     # Four pairs a line: each protocol has four different and four same pairs; the first shows two frontal photographs.
     lines, columns = sheet.shape[0] // (112 + 18), sheet.shape[1] // (2 * 112 + 10)
     assert (lines, columns) == (4, 4)
     worst = worst_pairs(outcomes["FF"])[0][0]
-    colour = load_image(tmp_path / outcomes["FF"].pairs.first[worst])[56, 56].astype(int)
+    colour = load_image(cfp / outcomes["FF"].pairs.first[worst])[56, 56].astype(int)
     assert np.abs(sheet[56, 56].astype(int) - colour).max() < 12
 
 
@@ -219,7 +233,9 @@ def test_list_of_pairs(tmp_path: Path) -> None:
     assert outcome.scores[0] == pytest.approx(1, abs=1e-4)
 
 
-def test_ijb(tmp_path: Path) -> None:
+@pytest.fixture
+def ijb(tmp_path: Path) -> Path:
+    """Four templates of a face each, of which one cannot be aligned."""
     (tmp_path / "meta").mkdir()
     (tmp_path / "loose_crop").mkdir()
     faces, points = [], []
@@ -231,8 +247,85 @@ def test_ijb(tmp_path: Path) -> None:
     (tmp_path / "meta" / "x_face_tid_mid.txt").write_text("\n".join(faces))
     (tmp_path / "meta" / "x_name_5pts_score.txt").write_text("\n".join(points))
     (tmp_path / "meta" / "x_template_pair_label.txt").write_text("0 1 1\n2 3 1\n" + "0 2 0\n" * 10)
-    figures = evaluate_ijb(tmp_path, ByColour())
-    assert figures == {"tar": {"1e-1": 1.0}, "templates": 4, "pairs": 12}
+    return tmp_path
+
+
+def test_ijb(ijb: Path) -> None:
+    figures = evaluate_ijb(ijb, ByColour()).figures()
+    assert figures == {"tar": {"1e-1": 1.0}, "eer": 0.0, "templates": 4, "pairs": 12}
+
+
+# The commands
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """What `facekd evaluate …` answers scripts, with models that know colours."""
+    monkeypatch.setattr(evaluate_commands, "load_embedder", lambda *_: ByColour())
+    monkeypatch.setattr(evaluate_commands, "open_detector", lambda *_: Whole())
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        assert cli.run(["evaluate", *map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_command_lfw_draws_masks_a_sheet_and_a_curve(lfw: Path, answer: Answer) -> None:
+    plain = answer("lfw", lfw)
+    masked = answer("lfw", lfw, "--masked", "--sheet", lfw / "sheet.png", "--plot", lfw / "det.png")
+    assert (plain["masked"], masked["masked"], masked["mode"]) == (False, True, "aligned")
+    assert plain["threshold"] != masked["threshold"]  # other scores
+    assert set(masked["interval"]) == {"accuracy", "1e-2", "1e-3"}
+    assert load_image(lfw / "sheet.png").shape == (2 * 130, 4 * 234, 3)
+    assert load_image(lfw / "det.png").size
+    whole = answer("lfw", lfw, "--mode", "whole", "--part", "1")
+    assert (whole["mode"], whole["pairs"]) == ("whole", 4)
+
+
+def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer) -> None:
+    figures = answer("cfp", cfp, "--sheet", cfp / "sheet.png", "--plot", cfp / "det.png")
+    assert (figures["FF"]["accuracy"], figures["FF"]["undetected"], figures["undetected"]) == (1.0, 0, 1)
+    for protocol in ("FF", "FP"):
+        assert set(figures[protocol]["interval"]) == {"accuracy", "1e-2", "1e-3"}
+        low, high = figures[protocol]["interval"]["accuracy"]
+        assert 0 <= low <= figures[protocol]["accuracy"] <= high <= 1
+    assert load_image(cfp / "sheet.png").size
+    assert load_image(cfp / "det.png").size
+
+
+def test_the_command_bin(tmp_path: Path, answer: Answer) -> None:
+    faces = [picture(COLOURS[name]) for name in ("Ada", "Ada", "Ada", "Bob") * 10]
+    (tmp_path / "x.bin").write_bytes(pickle.dumps((faces, [True, False] * 10)))
+    figures = answer("bin", tmp_path / "x.bin", "--plot", tmp_path / "det.png")
+    assert (figures["accuracy"], figures["pairs"], figures["undetected"]) == (1.0, 20, 0)
+    assert "interval" not in figures  # nothing says who is in such a file
+    assert load_image(tmp_path / "det.png").size
+
+
+def test_the_command_pairs(tmp_path: Path, answer: Answer) -> None:
+    for person, colour in COLOURS.items():
+        for number in (1, 2):
+            (tmp_path / f"{person}_{number}.png").write_bytes(picture(colour))
+    rows = ["Ada_1.png 1", "Ada_2.png 1", "Ada_1.png 0", "Bob_1.png 0", "Cy_1.png 2", "Cy_2.png 2"]
+    rows += ["Bob_2.png 0", "Cy_1.png 0"]
+    (tmp_path / "pairs.txt").write_text("\n".join(rows))
+    arguments = ("pairs", tmp_path / "pairs.txt", tmp_path)
+    figures = answer(*arguments, "--sheet", tmp_path / "sheet.png", "--plot", tmp_path / "det.png")
+    assert (figures["accuracy"], figures["pairs"]) == (1.0, 4)
+    assert set(figures["interval"]) == {"accuracy", "1e-2", "1e-3"}
+    assert load_image(tmp_path / "sheet.png").shape == (130, 4 * 234, 3)
+    assert load_image(tmp_path / "det.png").size
+    for name in ("Ada_1", "Bob_1"):
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name[:-2]}.png")
+    (tmp_path / "pairs.txt").write_text("\n".join(rows).replace("Ada_1", "Ada").replace("Bob_1", "Bob"))
+    assert "interval" not in answer(*arguments)
+
+
+def test_the_command_ijb(ijb: Path, answer: Answer) -> None:
+    figures = answer("ijb", ijb, "--plot", ijb / "det.png")
+    assert (figures["tar"], figures["eer"], figures["pairs"]) == ({"1e-1": 1.0}, 0.0, 12)
+    assert load_image(ijb / "det.png").size
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.evaluation.insightface_bin import read_bin
 from facekd.evaluation.lfw import LfwPhotographs
 from facekd.evaluation.masked import draw_mask, mask_kind
 from facekd.evaluation.photographs import Photographs
@@ -84,6 +85,16 @@ def save_photograph_sheet(
 
     rows = [row for name, outcome in outcomes.items() for row in _rows(outcome, small, small, f"{name}: ")]
     save_image(target, error_sheet(rows))
+
+
+def save_bin_sheet(target: str | os.PathLike[str], file: str | os.PathLike[str], outcome: PairOutcome) -> None:
+    """Save the worst errors on an InsightFace set, as the crops that it holds."""
+    encoded, _ = read_bin(file)
+
+    def crop(name: str) -> NDArray[np.uint8]:
+        return load_image(encoded[name])
+
+    save_image(target, error_sheet(_rows(outcome, crop, crop)))
 
 
 def _rows(outcome: PairOutcome, first: Picture, second: Picture, protocol: str = "") -> list[Row]:

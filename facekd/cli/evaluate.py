@@ -129,6 +129,7 @@ def cfp(
 def bin_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, show_default=False)],
     model: Embedder = "embedder",
+    sheet: Sheet = None,
     plot: Plot = None,
     peer: Peer = None,
     peer_models: PeerModels = None,
@@ -140,6 +141,11 @@ def bin_file(
         from facekd.recognition.evaluate import evaluate_bin
 
         outcome = evaluate_bin(file, load_embedder(model, peer, peer_models), output.progress)
+        if sheet is not None:
+            from facekd.recognition.error_sheet import save_bin_sheet
+
+            save_bin_sheet(sheet, file, outcome)
+            output.say(f"the worst errors are in {sheet}")
         _plot_det(plot, {file.stem: outcome}, output)
         figures = {**outcome.figures(), "model": peer or model}
         output.result(figures, text=verification_table(figures))

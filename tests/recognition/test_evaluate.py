@@ -297,9 +297,12 @@ def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer) ->
 def test_the_command_bin(tmp_path: Path, answer: Answer) -> None:
     faces = [picture(COLOURS[name]) for name in ("Ada", "Ada", "Ada", "Bob") * 10]
     (tmp_path / "x.bin").write_bytes(pickle.dumps((faces, [True, False] * 10)))
-    figures = answer("bin", tmp_path / "x.bin", "--plot", tmp_path / "det.png")
+    figures = answer("bin", tmp_path / "x.bin", "--sheet", tmp_path / "sheet.png", "--plot", tmp_path / "det.png")
     assert (figures["accuracy"], figures["pairs"], figures["undetected"]) == (1.0, 20, 0)
     assert "interval" not in figures  # nothing says who is in such a file
+    sheet = load_image(tmp_path / "sheet.png")  # 10 different pairs, then 10 of one person
+    assert sheet.shape == (5 * 130, 4 * 234, 3)
+    assert [sheet[56, x].argmax() for x in (56, 168)] == [0, 1]  # red Ada beside green Bob
     assert load_image(tmp_path / "det.png").size
 
 

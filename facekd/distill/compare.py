@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -16,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from facekd.distill.answers import BatchAnswers
+from facekd.distill.judging import judge_again, judge_teachers
 from facekd.distill.methods import find_method
 from facekd.distill.opening import build_network, file_teacher, made_teachers, on_disk
 from facekd.distill.outcome import Outcome, Row
@@ -184,14 +182,10 @@ def compare(
             if not _train(run, recipe, entry, stage, teachers, answers):
                 say(f"{entry.name}, seed {run.seed}: another process is at it")
     for run in (run for row in runs.values() for run in row):
-        _judge_again(run, stage, say)
+        judge_again(run, stage, say)
     rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
     sources = {term.source for term in recipe.terms}
-    judged = {name: figures for name, figures in stage.judge_stored().items() if sources & {"", name}}
-    judged |= {
-        name: _judge_teacher(stage, path, folder / f"teacher-{folder_name(name)}.json", data)
-        for name, path in files.items()
-    }
+    judged = judge_teachers(stage, sources, files, folder, data)
     outcome = Outcome(recipe.title, stage.figures, recipe.seeds, first.steps, judged, rows[0], tuple(rows[1:]))
     if not outcome.missing:
         shutil.rmtree(folder / "answers", ignore_errors=True)
@@ -276,21 +270,6 @@ def _train(
         return mine
 
 
-def _judge_again(run: Run, stage: Stage, say: Callable[[str], None]) -> None:
-    """Give a finished run the figures that nobody asked for when it was judged, such as those of LFW."""
-    found = run.finished()
-    if found is None or set(stage.figures) <= set(found.figures):
-        return
-    best = run.folder / BEST
-    if not best.is_file():
-        wanted = ", ".join(stage.figures)
-        raise ConfigError(f"{best} is gone, and {wanted} cannot be found without it: delete its folder")
-    with run.claim() as mine:
-        if mine:
-            say(f"{run.row}, seed {run.seed}: judging again, for {', '.join(set(stage.figures) - set(found.figures))}")
-            run.finish(replace(found, figures=stage.judge(best)))
-
-
 def _row(name: str, runs: Sequence[Run], figures: Sequence[str]) -> Row:
     done = [
         (run, found) for run in runs if (found := run.finished()) is not None and set(figures) <= set(found.figures)
@@ -313,16 +292,3 @@ def _state(runs: Sequence[Run]) -> str:
     if not seconds:
         return text
     return f"{text}, about {median(seconds) * (len(runs) - len(seconds)) / 60:.0f} min left for one process"
-
-
-def _judge_teacher(stage: Stage, path: Path, kept: Path, data: str) -> dict[str, float]:
-    """A teacher's figures, from the same judge; kept beside the runs, for a large teacher takes long to judge."""
-    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, data)
-    if kept.is_file():
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-        if stored["key"] == key:
-            return dict(stored["figures"])
-    figures = stage.judge(path)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"key": key, "figures": figures}), encoding="utf-8")
-    return figures

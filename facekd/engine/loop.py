@@ -166,13 +166,14 @@ def fit(
                 state.elapsed = time.monotonic() - begun
                 due = better or time.monotonic() - last_save > 60 * settings.checkpoint_minutes
                 progress, stop, due = agreed(_progress(state, settings), requests.signal, due, fabric.device)
-                if due or stop:
+                ended = progress >= 1.0 or (stop_after is not None and state.step >= stop_after)
+                if stop or (due and not ended):
                     save()
                     better, last_save = False, time.monotonic()
                 if stop:
                     journal.say(f"asked to stop: checkpoint of step {state.step} saved, --resume goes on from there")
                     leave(stop)
-                if progress >= 1.0 or (stop_after is not None and state.step >= stop_after):
+                if ended:
                     break
                 rate = settings.learning_rate * learning_rate_factor(
                     progress, settings.warmup, settings.final_learning_rate

@@ -29,6 +29,7 @@ from facekd.recognition.data.balanced import BalancedSampler
 from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.sources import read_training, read_validation
+from facekd.recognition.data.stored_teacher import require_one_teacher
 from facekd.recognition.embedder_recipe import Recipe
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC, average_gradients, rank_and_ranks
@@ -303,5 +304,7 @@ def build_task(recipe: Recipe) -> Task:
     teacher = stored_name(recipe.distill)
     used = teacher if teacher in asked(recipe.distill) else None
     folders, share = recipe.data.folders, recipe.data.val_share
+    if used is not None:
+        require_one_teacher(folders, used)
     train = read_training(folders, teacher=used, val_share=share)
     return with_teachers(EmbedderTask(recipe, train, read_validation(folders, val_share=share)), train)

@@ -24,12 +24,15 @@ class NetworkSettings(Section):
         backbone: a name in ``facekd.recognition.backbones.BACKBONES``.
         dimension: length of the embedding.
         options: further arguments of that backbone.
+        space: of the embedding that is judged and exported: the student's own, or that of the stored teacher behind the
+            adapter, centred (``facekd.recognition.teacher_space``).
         init: ONNX file to start from instead of noise (a committed model, or an earlier run's ``best.onnx``).
     """
 
     backbone: str = "dense_resnet"
     dimension: int = Field(default=512, ge=8)
     options: dict[str, Any] = Field(default_factory=dict)
+    space: Literal["own", "teacher"] = "own"
     init: Path | None = None
 
     @field_validator("backbone")

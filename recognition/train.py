@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -34,9 +35,11 @@ from facekd.recognition.embedder_recipe import Recipe
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC, average_gradients, rank_and_ranks
 from facekd.recognition.preprocessing import ALIGNED_CROP
+from facekd.recognition.teacher_space import move_to_teacher_space
 from facekd.zoo import Preprocessing
 
-MOST_TO_FIT = 3000  # crops that an adapter is fitted on
+MOST_TO_FIT = 3000  # crops that an adapter is fitted on, to start from
+MOST_TO_MOVE = 8000  # and to stay with
 CHUNK = 8192  # crops that are decoded at a time while class centres are taken from all people
 
 
@@ -149,7 +152,7 @@ class EmbedderTask:
 
     def validate(self, student: nn.Module) -> dict[str, float]:
         """TAR over all pairs of the labelled validation crops; the score is that at FAR 1e-3."""
-        embeddings = embed(student, self._val.crops, self.recipe.preprocessing)
+        embeddings = embed(self._finished(student), self._val.crops, self.recipe.preprocessing)
         first, second = np.triu_indices(len(embeddings), 1)
         scores = (embeddings @ embeddings.T)[first, second]
         mated = self._val.labels[first] == self._val.labels[second]
@@ -158,14 +161,31 @@ class EmbedderTask:
 
     def export(self, student: nn.Module, path: Path) -> None:
         """Graph ``face`` (N, 3, 112, 112) -> ``embedding`` (N, D)."""
-        export_embedder(student, path)
+        export_embedder(self._finished(student), path)
+
+    def _finished(self, student: nn.Module) -> nn.Module:
+        """The network as it is judged and exported: in the space that the recipe wants."""
+        if self.recipe.network.space == "own":
+            return student
+        if self._train.teacher is None:
+            raise ConfigError("network.space = 'teacher' needs a stored teacher with a term of its own")
+        chosen = self._some(MOST_TO_MOVE)
+        moved = copy.deepcopy(student)
+        embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
+        answers = torch.from_numpy(np.asarray(self._train.teacher[chosen]))
+        move_to_teacher_space(moved, torch.from_numpy(embeddings), answers)
+        return moved
+
+    def _some(self, most: int) -> NDArray[np.int64]:
+        """Up to so many training crops, always the same."""
+        rng = np.random.default_rng(self.recipe.training.seed)
+        return rng.choice(len(self._train), min(len(self._train), most), replace=False)
 
     def fit_adapters(self, distiller: Distiller) -> None:
         """Start a loaded student's adapters by least squares: what was exported holds none."""
         if self.recipe.network.init is None:
             return
-        rng = np.random.default_rng(self.recipe.training.seed)
-        chosen = rng.choice(len(self._train), min(len(self._train), MOST_TO_FIT), replace=False)
+        chosen = self._some(MOST_TO_FIT)
         crops = self._train.crops[chosen]
         embeddings = torch.from_numpy(embed(self.student, crops, self.recipe.preprocessing))
 
@@ -221,16 +241,23 @@ def _some_of_each(labels: NDArray[np.int64], most: int, rng: np.random.Generator
 
 @torch.no_grad()
 def embed(
-    network: nn.Module, crops: Crops, preprocessing: Preprocessing = ALIGNED_CROP, batch: int = 128
+    network: nn.Module,
+    crops: Crops,
+    preprocessing: Preprocessing = ALIGNED_CROP,
+    batch: int = 128,
+    *,
+    normalised: bool = True,
 ) -> NDArray[np.float32]:
-    """Unit-length embeddings (N, D) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode."""
+    """Embeddings (N, D) of crops uint8 (N, 112, 112, 3) by a torch network in evaluation mode, of unit length or as
+    they are."""
     training = network.training
     network.eval()
     parts = []
     for start in range(0, len(crops), batch):
         pixels = torch.from_numpy(preprocessing.apply(crops[start : start + batch]))
         device = next(network.parameters()).device
-        parts.append(F.normalize(network(pixels.to(device, memory_format=torch.channels_last)).float()).cpu().numpy())
+        given = network(pixels.to(device, memory_format=torch.channels_last)).float()
+        parts.append((F.normalize(given) if normalised else given).cpu().numpy())
     network.train(training)
     return np.concatenate(parts)
 

@@ -1,0 +1,104 @@
+"""An embedder in its teacher's space: the adapter's cosines about the mean, from the same layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+from facekd.distill.adapters import least_squares_map  # noqa: E402
+from facekd.errors import ConfigError  # noqa: E402
+from facekd.recognition.backbones.dense_resnet import DenseResNet  # noqa: E402
+from facekd.recognition.backbones.ir_resnet import IRResNet  # noqa: E402
+from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.teacher_space import move_to_teacher_space  # noqa: E402
+from facekd.recognition.train import EmbedderTask, Recipe, embed  # noqa: E402
+from facekd.runtime import open_session  # noqa: E402
+
+CROPS, WIDE, NARROW = 60, 24, 6
+
+
+@pytest.fixture
+def network() -> DenseResNet:
+    torch.manual_seed(0)
+    network = DenseResNet(WIDE, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 1), size=32)
+    with torch.no_grad():
+        network(torch.randn(32, 3, 32, 32))  # moves the statistics of BatchNorm
+        network.norm.weight.uniform_(0.5, 2.0)
+        network.norm.bias.normal_()
+    return network.eval()
+
+
+@pytest.fixture
+def crops() -> torch.Tensor:
+    return torch.randn(CROPS, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def answers() -> torch.Tensor:
+    return F.normalize(torch.randn(CROPS, NARROW, generator=torch.Generator().manual_seed(2)))
+
+
+@torch.no_grad()
+def test_cosines_are_those_behind_the_adapter_about_the_mean(
+    network: DenseResNet, crops: torch.Tensor, answers: torch.Tensor
+) -> None:
+    before = network(crops)
+    behind = before.double() @ least_squares_map(before, answers).double().T
+    expected = F.normalize(behind - behind.mean(dim=0))
+    move_to_teacher_space(network, before, answers)
+    found = F.normalize(network(crops).double())
+    assert found.shape == (CROPS, WIDE)
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, atol=1e-4, rtol=0)
+    plain = F.normalize(before.double())
+    assert (found @ found.T - plain @ plain.T).abs().max() > 0.1  # it is another space
+    assert network(crops).mean(dim=0).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_training_goes_on_with_the_same_statistics(
+    network: DenseResNet, crops: torch.Tensor, answers: torch.Tensor
+) -> None:
+    move_to_teacher_space(network, network(crops), answers)
+    expected = network(crops)
+    network.norm.train()  # batch statistics are those of the very crops that it was fitted on
+    torch.testing.assert_close(network(crops), expected, atol=0.03 * float(expected.std()), rtol=0.03)
+
+
+def test_what_does_not_fit_is_refused(network: DenseResNet) -> None:
+    with pytest.raises(ConfigError, match="IRResNet does not end in project and norm"):
+        move_to_teacher_space(
+            IRResNet(units=(1, 1, 1, 1), widths=(16, 16, 16, 16)), torch.zeros(4, 8), torch.zeros(4, 2)
+        )
+    with pytest.raises(ConfigError, match="30 dimensions do not fit in 24"):
+        move_to_teacher_space(network, torch.zeros(4, WIDE), torch.zeros(4, 30))
+
+
+def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (14, 112, 112, 3), dtype=np.uint8)
+    teacher = rng.normal(size=(14, 5)).astype(np.float32)
+    table = {
+        "kind": "embedder",
+        "training": {"steps": 1, "learning_rate": 0.1},
+        "network": {"dimension": 8, "options": {"widths": [16] * 4, "blocks": [0, 1, 1, 1]}, "space": "teacher"},
+        "distill": {"teachers": {"t": {"kind": "stored"}}, "terms": [{"method": "cosine"}]},
+    }
+    recipe = Recipe.model_validate(table)
+    labels = np.repeat(np.arange(7), 2)
+    task = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), teacher), FaceSet(crops, labels, (), None))
+    own = embed(task.student, crops)
+    task.export(task.student, tmp_path / "moved.onnx")
+    moved = open_session((tmp_path / "moved.onnx").read_bytes())
+    found = moved.run({"face": recipe.preprocessing.apply(crops)})[0]
+    assert np.abs(found.mean(axis=0)).max() < 1e-3 * np.abs(found).max()
+    np.testing.assert_array_equal(embed(task.student, crops), own)  # what is trained stays as it is
+    assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
+    alone = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), None), FaceSet(crops, labels, (), None))
+    with pytest.raises(ConfigError, match="needs a stored teacher"):
+        alone.validate(alone.student)

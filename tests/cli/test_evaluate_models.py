@@ -102,4 +102,3 @@ def test_speed(
     assert times["faces"] == 1
     stages = {name: timing["median_ms"] for name, timing in times["stages"].items()}
     assert all(value > 0 for value in stages.values())
-    assert stages["whole"] > stages["detect"]

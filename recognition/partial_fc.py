@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from facekd.engine.ranks import rank_and_ranks
 from facekd.recognition.margins import MarginHead
 
 
@@ -152,13 +153,6 @@ class PartialFC(nn.Module):
             wanted = (self.classes, self.head.weight.shape[1])
             raise ValueError(f"centres are {tuple(centres.shape)}, this head wants {wanted}")
         self.head.weight.copy_(centres[self.first : self.first + len(self.head.weight)])
-
-
-def rank_and_ranks() -> tuple[int, int]:
-    """This process' place among those of ``torch.distributed``, and their number; (0, 1) where it is not in use."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def average_gradients(module: nn.Module, apart: Sequence[nn.Module] = ()) -> None:

@@ -14,6 +14,23 @@ from facekd.distill.adapters import least_squares_map
 from facekd.errors import ConfigError
 
 
+def last_layers(network: nn.Module, teacher_dimension: int) -> tuple[nn.Linear, nn.BatchNorm1d]:
+    """``project`` and ``norm`` of an embedder that can be moved into the space of such a teacher.
+
+    Raises:
+        ConfigError: it ends otherwise, or the teacher has more dimensions than the student.
+    """
+    project, norm = getattr(network, "project", None), getattr(network, "norm", None)
+    if not (isinstance(project, nn.Linear) and project.bias is None and isinstance(norm, nn.BatchNorm1d)):
+        raise ConfigError(f"{type(network).__name__} does not end in project and norm; leave network.space = 'own'")
+    if teacher_dimension > project.out_features:
+        raise ConfigError(
+            f"the teacher's {teacher_dimension} dimensions do not fit in {project.out_features}; leave network.space = "
+            "'own'"
+        )
+    return project, norm
+
+
 @torch.no_grad()
 def move_to_teacher_space(network: nn.Module, embeddings: Tensor, answers: Tensor) -> None:
     """Change ``project`` and ``norm`` of an embedder so that its cosines are those behind the adapter, about the mean.
@@ -28,14 +45,11 @@ def move_to_teacher_space(network: nn.Module, embeddings: Tensor, answers: Tenso
         answers: (M, T) the teacher's embeddings of the same crops.
 
     Raises:
-        ConfigError: other last layers, or a teacher with more dimensions than the student.
+        ConfigError: see ``last_layers``.
     """
-    project, norm = getattr(network, "project", None), getattr(network, "norm", None)
-    if not (isinstance(project, nn.Linear) and project.bias is None and isinstance(norm, nn.BatchNorm1d)):
-        raise ConfigError(f"{type(network).__name__} does not end in project and norm; leave network.space = 'own'")
-    wide, narrow = embeddings.shape[1], answers.shape[1]
-    if narrow > wide:
-        raise ConfigError(f"the teacher's {narrow} dimensions do not fit in {wide}; leave network.space = 'own'")
+    narrow = answers.shape[1]
+    project, norm = last_layers(network, narrow)
+    wide = project.out_features
     generator = torch.Generator().manual_seed(0)
     columns = torch.linalg.qr(torch.randn(wide, narrow, generator=generator, dtype=torch.float64))[0]
     turned = columns @ least_squares_map(embeddings, answers).double()

@@ -21,6 +21,7 @@ from facekd.distill.settings import DistillSettings
 from facekd.distill.task import ANSWERS
 from facekd.distill.teachers import CachedTeacher, Teacher
 from facekd.engine.export import export_onnx, load_onnx_weights
+from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.evaluation.verification import tar_at_far
@@ -33,9 +34,9 @@ from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.data.stored_teacher import require_one_teacher
 from facekd.recognition.embedder_recipe import Recipe
 from facekd.recognition.margins import MARGIN_HEADS
-from facekd.recognition.partial_fc import PartialFC, average_gradients, rank_and_ranks
+from facekd.recognition.partial_fc import PartialFC, average_gradients
 from facekd.recognition.preprocessing import ALIGNED_CROP
-from facekd.recognition.teacher_space import move_to_teacher_space
+from facekd.recognition.teacher_space import last_layers, move_to_teacher_space
 from facekd.zoo import Preprocessing
 
 MOST_TO_FIT = 3000  # crops that an adapter is fitted on, to start from
@@ -69,6 +70,10 @@ class EmbedderTask:
         self.student: nn.Module = BACKBONES[network.backbone](dimension=network.dimension, **network.options)
         if network.init is not None:
             load_onnx_weights(self.student, network.init)
+        if network.space == "teacher":
+            if train.teacher is None:
+                raise ConfigError("network.space = 'teacher' needs a stored teacher with a term of its own")
+            last_layers(self.student, train.teacher.shape[1])
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.called = torch.compile(self.student, dynamic=False) if recipe.training.compile else self.student
         parts: dict[str, nn.Module] = {"student": self.student}
@@ -167,8 +172,7 @@ class EmbedderTask:
         """The network as it is judged and exported: in the space that the recipe wants."""
         if self.recipe.network.space == "own":
             return student
-        if self._train.teacher is None:
-            raise ConfigError("network.space = 'teacher' needs a stored teacher with a term of its own")
+        assert self._train.teacher is not None  # refused at the beginning
         chosen = self._some(MOST_TO_MOVE)
         moved = copy.deepcopy(student)
         embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)

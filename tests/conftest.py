@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +28,39 @@ def shared_data() -> Path:
 def portraits() -> Path:
     """The packaged portraits: obama.jpg, obama2.jpg, obama3.jpg, biden.jpg, hopper.jpg."""
     return ROOT / "facekd" / "demo_data"
+
+
+class RunRanks(Protocol):
+    """Runs a script once for each rank; gives their exit codes and what they wrote to standard error."""
+
+    def __call__(self, script: Path, folder: Path) -> tuple[list[int], list[str]]: ...
+
+
+@pytest.fixture(scope="session")
+def run_two_ranks() -> RunRanks:
+    """Run ``python SCRIPT RANK 2 FOLDER`` in two processes that meet over gloo."""
+
+    def run(script: Path, folder: Path) -> tuple[list[int], list[str]]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if sys.platform == "linux":
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(rank), "2", str(folder)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            errors = [process.communicate(timeout=400)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [process.returncode for process in processes], errors
+
+    return run
 
 
 # The fake models: small graphs that really look at the picture, so that tests need no trained weights. Their "faces"

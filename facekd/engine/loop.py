@@ -20,7 +20,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.journal import Journal, peak_memory_mib
 from facekd.engine.muon import Muon, hidden_matrices
-from facekd.engine.run_state import RunState, agreed, ranks_in_use, refuse_ranks_apart
+from facekd.engine.ranks import agreed, rank_and_ranks, refuse_ranks_apart
+from facekd.engine.run_state import RunState
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.stop_requests import StopRequests, leave
 from facekd.engine.task import Task
@@ -157,7 +158,7 @@ def fit(
 
     # Seeding by the step makes a resumed run draw what the uninterrupted one drew; each rank has a stream of its own,
     # far from the others in the 32 bits that torch uses.
-    first_seed = settings.seed * 1_000_003 + ranks_in_use()[0] * 0x9E3779B1
+    first_seed = settings.seed * 1_000_003 + rank_and_ranks()[0] * 0x9E3779B1
     better = False  # since the last checkpoint
     batches = _prefetch(task.batch, state.step * settings.accumulate, settings.loader_threads)
     try:
@@ -238,7 +239,7 @@ def clip_gradients(module: nn.Module, largest: float) -> None:
     largest norm among them: scaled each by its own, their copies of the student would drift apart.
     """
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    if ranks_in_use()[1] > 1:
+    if rank_and_ranks()[1] > 1:
         distributed.all_reduce(norm, distributed.ReduceOp.MAX)
     nn.utils.clip_grads_with_norm_(module.parameters(), largest, norm)
 

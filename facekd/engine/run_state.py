@@ -7,12 +7,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
-from torch import distributed
 from torch.optim import Optimizer
 
 from facekd.engine.averaging import AveragedWeights
+from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.task import Task
 from facekd.errors import ConfigError, ModelError
@@ -47,7 +46,7 @@ class RunState:
                 "elapsed": self.elapsed,
                 "best_score": self.best_score,
                 "settings": self._settings,
-                "ranks": ranks_in_use()[1],
+                "ranks": rank_and_ranks()[1],
             },
         )
         partial.replace(path)
@@ -77,53 +76,10 @@ class RunState:
             ) from error
 
     def _refuse_other(self, saved: dict[str, Any], path: Path) -> None:
-        found = {**saved.get("settings", {}), "ranks": saved.get("ranks", ranks_in_use()[1])}
-        for name, now in {**self._settings, "ranks": ranks_in_use()[1]}.items():
+        found = {**saved.get("settings", {}), "ranks": saved.get("ranks", rank_and_ranks()[1])}
+        for name, now in {**self._settings, "ranks": rank_and_ranks()[1]}.items():
             if found.get(name, now) != now:
                 raise ConfigError(
                     f"{path} is of a run with {name} = {found[name]!r}, not {now!r}: resume with what it began with, "
                     "or give another --run to start anew"
                 )
-
-
-def ranks_in_use() -> tuple[int, int]:
-    """This process' place among those of ``torch.distributed``, and their number; (0, 1) where it is not in use."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def refuse_ranks_apart(step: int, device: torch.device) -> None:
-    """Ranks that went on from different steps would wait for each other at the end for ever.
-
-    Raises:
-        ConfigError: they did.
-    """
-    if ranks_in_use()[1] == 1:
-        return
-    both = torch.tensor([step, -step], device=device)
-    distributed.all_reduce(both, distributed.ReduceOp.MAX)
-    last, first = int(both[0]), -int(both[1])
-    if first != last:
-        raise ConfigError(
-            f"the checkpoints of the ranks are of steps {first} to {last}: give every rank the folder that it had, or "
-            "new ones to start anew"
-        )
-
-
-def agreed(progress: float, stop: int, save: bool, device: torch.device) -> tuple[float, int, bool]:
-    """What all ranks go by at one step, though each has a clock, a validation score and signals of its own.
-
-    Args:
-        progress: share of the schedule; the first rank's counts.
-        stop: number of a signal to leave by, 0 without; any rank's counts.
-        save: whether to write a checkpoint; any rank's wish counts, so that all checkpoints are of one step.
-        device: where the ranks can talk.
-    """
-    rank, ranks = ranks_in_use()
-    if ranks == 1:
-        return progress, stop, save
-    shared = torch.tensor([-1.0 if rank else progress, stop, save], dtype=torch.float64, device=device)
-    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-    first, number, wanted = shared.tolist()
-    return first, int(number), bool(wanted)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MANY = 20_000  # people: shuffling all of them for every batch takes longer than drawing some
-
 
 class BalancedSampler:
     """Draws so many crops of each of some people.
@@ -41,11 +39,7 @@ class BalancedSampler:
         people: list[int] = []
         total = len(self._of_person)
         while len(people) < wanted:
-            missing = wanted - len(people)
-            if total > MANY and missing < total:
-                people += rng.choice(total, missing, replace=False).tolist()
-            else:
-                people += rng.permutation(total)[:missing].tolist()
+            people += rng.choice(total, min(wanted - len(people), total), replace=False).tolist()
         chosen = []
         for person in people:
             crops = self._of_person[person]

@@ -71,13 +71,7 @@ class EncodedCrops(LazyCrops):
     """
 
     def __init__(self, read: Callable[[int], bytes], count: int, where: Callable[[int], str]) -> None:
-        def one(number: int) -> NDArray[np.uint8]:
-            try:
-                return as_crop(load_image(read(number)))
-            except ImageError as error:
-                raise ImageError(f"{where(number)}: {error}; copy it again, or remove it") from error
-
-        super().__init__(one, count)
+        super().__init__(lambda number: decode_crop(read(number), where(number)), count)
 
 
 def joined_crops(parts: Sequence[Crops]) -> LazyCrops:
@@ -94,6 +88,18 @@ def joined_crops(parts: Sequence[Crops]) -> LazyCrops:
 def chosen_crops(crops: Crops, chosen: NDArray[np.int64]) -> LazyCrops:
     """Some of the crops, in the order of their numbers, without copying any."""
     return LazyCrops(lambda number: crops[int(chosen[number])], len(chosen))
+
+
+def decode_crop(data: bytes, where: str) -> NDArray[np.uint8]:
+    """A picture file's bytes as an aligned crop (112, 112, 3).
+
+    Raises:
+        ImageError: they are no picture; the message begins with ``where``.
+    """
+    try:
+        return as_crop(load_image(data))
+    except ImageError as error:
+        raise ImageError(f"{where}: {error}; copy it again, or remove it") from error
 
 
 def as_crop(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

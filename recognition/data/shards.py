@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import DataError, ImageError
-from facekd.images import load_image
-from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, as_crop
+from facekd.errors import DataError
+from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_crop
 from facekd.recognition.data.layout import TABLE
 from facekd.recognition.data.screen_folder import read_screening
 from facekd.recognition.data.stored_teacher import read_teacher
@@ -137,11 +136,8 @@ def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]
     archives: dict[Path, zipfile.ZipFile] = {}
 
     def fill(index: int, data: bytes) -> None:
-        try:
-            crops[index] = as_crop(load_image(data))
-        except ImageError as error:
-            shard, file = rows[index]
-            raise ImageError(f"{shard}: {file}: {error}; copy it again, or remove it") from error
+        shard, file = rows[index]
+        crops[index] = decode_crop(data, f"{shard}: {file}")
 
     try:
         with ThreadPoolExecutor(threads) as pool:

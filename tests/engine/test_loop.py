@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ from facekd.engine.export import export_onnx
 from facekd.engine.loop import TrainingDiverged, clip_gradients, fit, learning_rate_factor, make_optimizer
 from facekd.engine.settings import TrainingSettings
 from facekd.errors import ConfigError, ModelError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class LineTask:
@@ -187,27 +184,12 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
         fit(LineTask(), SETTINGS, tmp_path, resume=True)
 
 
-def test_ranks_go_by_one_clock_and_leave_together(tmp_path: Path) -> None:
+def test_ranks_go_by_one_clock_and_leave_together(
+    tmp_path: Path, run_two_ranks: Callable[..., tuple[list[int], list[str]]]
+) -> None:
     """Two gloo processes; the second one's clock is twice as fast, and it alone gets the signal."""
-    script = Path(__file__).with_name("loop_ranks_worker.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), "2", str(tmp_path)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [143, 143], errors
+    codes, errors = run_two_ranks(Path(__file__).with_name("loop_ranks_worker.py"), tmp_path)
+    assert codes == [143, 143], errors
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2))
     assert first["progress"] == second["progress"]
     assert len(first["progress"]) > 2

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import torch.nn.functional as F  # noqa: E402
 from facekd.recognition.margins import MARGIN_HEADS, ArcFace, CosFace, CurricularFace  # noqa: E402
 from facekd.recognition.partial_fc import PartialFC  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES, DIMENSION = 13, 6  # 13 does not divide by two
 
 
@@ -36,29 +33,14 @@ def given() -> dict:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(given: dict, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def two_ranks(
+    given: dict, tmp_path_factory: pytest.TempPathFactory, run_two_ranks: Callable[..., tuple[list[int], list[str]]]
+) -> list[dict]:
     """What two gloo processes computed."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(given, folder / "input.pt")
-    script = Path(__file__).with_name("partial_fc_worker.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    if sys.platform != "linux":
-        environment.pop("GLOO_SOCKET_IFNAME")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), "2", str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), errors
+    codes, errors = run_two_ranks(Path(__file__).with_name("partial_fc_worker.py"), folder)
+    assert codes == [0, 0], errors
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 

@@ -99,6 +99,5 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     assert np.abs(found.mean(axis=0)).max() < 1e-3 * np.abs(found).max()
     np.testing.assert_array_equal(embed(task.student, crops), own)  # what is trained stays as it is
     assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
-    alone = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), None), FaceSet(crops, labels, (), None))
     with pytest.raises(ConfigError, match="needs a stored teacher"):
-        alone.validate(alone.student)
+        EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), None), FaceSet(crops, labels, (), None))

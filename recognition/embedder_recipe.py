@@ -24,8 +24,9 @@ class NetworkSettings(Section):
         backbone: a name in ``facekd.recognition.backbones.BACKBONES``.
         dimension: length of the embedding.
         options: further arguments of that backbone.
-        space: of the embedding that is judged and exported: the student's own, or that of the stored teacher behind the
+        space: of the embedding that is judged and exported: the student's own, or that of a stored teacher behind the
             adapter, centred (``facekd.recognition.teacher_space``).
+        space_teacher: which one's, by its name; may be left out where there is one only.
         init: ONNX file to start from instead of noise (a committed model, or an earlier run's ``best.onnx``).
     """
 
@@ -33,6 +34,7 @@ class NetworkSettings(Section):
     dimension: int = Field(default=512, ge=8)
     options: dict[str, Any] = Field(default_factory=dict)
     space: Literal["own", "teacher"] = "own"
+    space_teacher: str = ""
     init: Path | None = None
 
     @field_validator("backbone")
@@ -102,7 +104,7 @@ class Recipe(Section):
 
     Attributes:
         distill: what is learnt from teachers, networks in files or stored embeddings (``kind = "stored"``: a file
-            ``teacher_NAME.npy`` in each folder, NAME being the teacher's).
+            ``teacher_NAME.npy`` in each folder, NAME being the teacher's; of any number of teachers).
     """
 
     kind: Literal["embedder"]

@@ -13,13 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facekd.distill.class_centres import class_centres
 from facekd.distill.distiller import Distiller
-from facekd.distill.methods import find_method
 from facekd.distill.opening import asked, distil, stored
 from facekd.distill.settings import DistillSettings
-from facekd.distill.task import ANSWERS
-from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.distill.taps import OUTPUT
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.task import Task
@@ -33,6 +30,7 @@ from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.data.stored_teacher import require_one_teacher
 from facekd.recognition.embedder_recipe import Recipe
+from facekd.recognition.kept_answers import as_teachers, batch_answers, stored_answers, the_one, wanted_centres
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC, average_gradients
 from facekd.recognition.preprocessing import ALIGNED_CROP
@@ -51,7 +49,7 @@ class EmbedderTask:
 
     Args:
         recipe: what to learn and how.
-        train: the training crops; with a stored teacher's embeddings where the recipe uses them.
+        train: the training crops; with the embeddings of stored teachers where the recipe uses them.
         val: labelled validation crops.
     """
 
@@ -59,7 +57,7 @@ class EmbedderTask:
         self.recipe = recipe
         self._train = train
         self._val = val
-        self._stored = stored_name(recipe.distill)
+        self.kept = stored_answers(train)
         self._labelled = np.flatnonzero(train.labels >= 0)
         each = recipe.data.crops_per_person
         self._balanced = BalancedSampler(train.labels, each) if each and len(self._labelled) else None
@@ -71,9 +69,10 @@ class EmbedderTask:
         if network.init is not None:
             load_onnx_weights(self.student, network.init)
         if network.space == "teacher":
-            if train.teacher is None:
-                raise ConfigError("network.space = 'teacher' needs a stored teacher with a term of its own")
-            last_layers(self.student, train.teacher.shape[1])
+            self._space = the_one(
+                self.kept, network.space_teacher, "network.space = 'teacher'", "network.space_teacher"
+            )
+            last_layers(self.student, self.kept[self._space].shapes[OUTPUT][0])
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.called = torch.compile(self.student, dynamic=False) if recipe.training.compile else self.student
         parts: dict[str, nn.Module] = {"student": self.student}
@@ -87,7 +86,7 @@ class EmbedderTask:
             self._refit_centres()
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Crops float32 (N, 3, H, W), labels (N,), and a stored teacher's embeddings (N, T) under its answers' name.
+        """Crops float32 (N, 3, H, W), labels (N,), and what is kept of teachers' answers under their names.
 
         Ranks of ``torch.distributed`` have batches of their own: together they see what one would see in more steps.
         """
@@ -100,13 +99,11 @@ class EmbedderTask:
         preprocessing = self.recipe.preprocessing
         side = preprocessing.width
         crops = np.stack([augment(self._train.crops[i], side, settings.augmentation, rng) for i in chosen])
-        batch = {
+        return {
             "crops": torch.from_numpy(preprocessing.apply(crops)),
             "labels": torch.from_numpy(self._train.labels[chosen]),
+            **batch_answers(self.kept, chosen),
         }
-        if self._train.teacher is not None and self._stored is not None:
-            batch[f"{ANSWERS}{self._stored}/output"] = torch.from_numpy(self._train.teacher[chosen])
-        return batch
 
     def _draw(self, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Indices of a batch: passes over all crops in a new order each, topped up with labelled ones."""
@@ -172,11 +169,10 @@ class EmbedderTask:
         """The network as it is judged and exported: in the space that the recipe wants."""
         if self.recipe.network.space == "own":
             return student
-        assert self._train.teacher is not None  # refused at the beginning
         chosen = self._some(MOST_TO_MOVE)
         moved = copy.deepcopy(student)
         embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
-        answers = torch.from_numpy(np.asarray(self._train.teacher[chosen]))
+        answers = self.kept[self._space].rows(chosen)[OUTPUT]
         move_to_teacher_space(moved, torch.from_numpy(embeddings), answers)
         return moved
 
@@ -194,8 +190,8 @@ class EmbedderTask:
         embeddings = torch.from_numpy(embed(self.student, crops, self.recipe.preprocessing))
 
         def answer(name: str, tap: str) -> Tensor:
-            if name == self._stored and self._train.teacher is not None:
-                return torch.from_numpy(self._train.teacher[chosen])
+            if name in self.kept:
+                return self.kept[name].rows(chosen)[tap]
             teacher, pixels = distiller.teacher(name), self.recipe.preprocessing.apply
             parts = [torch.from_numpy(pixels(crops[i : i + 64])) for i in range(0, len(crops), 64)]
             return torch.cat([teacher.answer(part, [tap])[tap].float() for part in parts])
@@ -278,39 +274,9 @@ def export_embedder(network: nn.Module, path: Path) -> None:
     )
 
 
-def stored_name(settings: DistillSettings) -> str | None:
-    """The teacher whose embeddings lie with the crops, if there is one.
-
-    Raises:
-        ConfigError: several.
-    """
-    names = stored(settings)
-    if len(names) > 1:
-        raise ConfigError(
-            f"crops come with the embeddings of one teacher, not of {', '.join(names)}: give others a file"
-        )
-    return names[0] if names else None
-
-
-def stored_teachers(settings: DistillSettings, train: FaceSet) -> dict[str, Teacher]:
-    """The stored teacher of a recipe by name, for the toolkit.
-
-    Raises:
-        ConfigError: the crops come without its embeddings.
-    """
-    name = stored_name(settings)
-    if name is None or (train.teacher is None and name not in asked(settings)):
-        return {}
-    if train.teacher is None:
-        raise ConfigError(f"the recipe distils from the stored teacher {name!r}, but the crops come without embeddings")
-    return {name: CachedTeacher({"output": train.teacher.shape[1:]})}
-
-
-def teacher_centres(train: FaceSet) -> Tensor | None:
-    """The stored teacher's class centres (P, T): mean directions of its embeddings of each person."""
-    if train.teacher is None or not len(train.people):
-        return None
-    return class_centres(torch.from_numpy(train.teacher), torch.from_numpy(train.labels), len(train.people))
+def used_stored(settings: DistillSettings) -> list[str]:
+    """Names of the stored teachers that a term asks."""
+    return [name for name in stored(settings) if name in asked(settings)]
 
 
 def with_teachers(base: EmbedderTask, train: FaceSet) -> Task:
@@ -322,20 +288,26 @@ def with_teachers(base: EmbedderTask, train: FaceSet) -> Task:
     recipe = base.recipe
     if not recipe.distill.terms and not recipe.margin.weight:
         raise ConfigError("the recipe learns nothing: give margin.weight above 0, or [[distill.terms]]")
-    known = stored_teachers(recipe.distill, train)
-    wanted = any("centres" in find_method(term.method).given for term in recipe.distill.terms)
-    centres = teacher_centres(train) if wanted else None
-    task = distil(base, recipe.distill, BACKBONES, seed=recipe.training.seed, stored_teachers=known, centres=centres)
+    if missing := [name for name in used_stored(recipe.distill) if name not in base.kept]:
+        raise ConfigError(
+            f"the recipe distils from the stored teacher {missing[0]!r}, but the crops come without its embeddings"
+        )
+    task = distil(
+        base,
+        recipe.distill,
+        BACKBONES,
+        seed=recipe.training.seed,
+        stored_teachers=as_teachers(base.kept),
+        centres=wanted_centres(recipe.distill, base.kept, train),
+    )
     average_gradients(task.module, [part for part in base.module.children() if isinstance(part, PartialFC)])
     return task
 
 
 def build_task(recipe: Recipe) -> Task:
     """Read the data that a recipe names and make its task."""
-    teacher = stored_name(recipe.distill)
-    used = teacher if teacher in asked(recipe.distill) else None
-    folders, share = recipe.data.folders, recipe.data.val_share
-    if used is not None:
-        require_one_teacher(folders, used)
-    train = read_training(folders, teacher=used, val_share=share)
+    names, folders, share = used_stored(recipe.distill), recipe.data.folders, recipe.data.val_share
+    for name in names:
+        require_one_teacher(folders, name)
+    train = read_training(folders, teachers=names, val_share=share)
     return with_teachers(EmbedderTask(recipe, train, read_validation(folders, val_share=share)), train)

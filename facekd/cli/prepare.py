@@ -163,7 +163,7 @@ def _screen(folder: Path, teacher: str, below: float | None, above: float | None
     from facekd.recognition.data.stored_teacher import read_teacher
 
     whole = read_folder(folder)
-    embeddings = read_teacher(folder, teacher, len(whole.crops))
+    embeddings = read_teacher(folder, teacher, len(whole.crops))[:]
     settings = ScreeningSettings(suspicious_below=below, group_above=above)
     return asdict(screen_folder(folder, whole.identities, whole.training, embeddings, settings))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +27,23 @@ def class_centres(embeddings: Tensor, labels: Tensor, people: int) -> Tensor:
     Raises:
         ConfigError: a person without a photograph, or a label that is too large.
     """
-    known = labels >= 0
-    if known.any() and int(labels.max()) >= people:
-        raise ConfigError(f"label {int(labels.max())} is beyond the {people} people; number them from 0 without gaps")
-    sums = torch.zeros(people, embeddings.shape[1], dtype=torch.float32, device=embeddings.device)
-    sums.index_add_(0, labels[known], F.normalize(embeddings[known].float(), dim=1))
+    return centres_of_parts([(embeddings, labels)], people)
+
+
+def centres_of_parts(parts: Iterable[tuple[Tensor, Tensor]], people: int) -> Tensor:
+    """`class_centres` of data that come in parts (at least one) of embeddings and labels."""
+    sums: Tensor | None = None
+    for embeddings, labels in parts:
+        known = labels >= 0
+        if known.any() and int(labels.max()) >= people:
+            raise ConfigError(
+                f"label {int(labels.max())} is beyond the {people} people; number them from 0 without gaps"
+            )
+        if sums is None:
+            sums = torch.zeros(people, embeddings.shape[1], dtype=torch.float32, device=embeddings.device)
+        sums.index_add_(0, labels[known], F.normalize(embeddings[known].float(), dim=1))
+    if sums is None:
+        raise ConfigError("class centres need photographs, and there is none")
     lengths = torch.linalg.vector_norm(sums, dim=1)
     if (lengths == 0).any():
         lonely = int((lengths == 0).nonzero()[0])

@@ -84,9 +84,9 @@ class DetectorStage:
         """See `Stage`."""
         return {}
 
-    def centres(self) -> Tensor | None:
+    def centres(self) -> dict[str, Tensor]:
         """See `Stage`."""
-        return None
+        return {}
 
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`. Photographs at their own size, in one look; those of YuNet may have 640x640 pixels at most."""

@@ -48,7 +48,7 @@ class Distiller(nn.Module):
         teachers: by name.
         terms: what is taken from them; see `facekd.distill.settings.Term`.
         example: (N >= 2, 3, H, W) pictures as the student sees them; one pass of each network tells the shapes.
-        centres: the teacher's class centres (P, T), for the methods that need them.
+        centres: the class centres (P, T) of teachers by name, for the methods that need them.
         teacher_example: the same pictures as the teachers see them, where they see them larger.
         called: what is called in the student's place, where it is compiled; see `facekd.distill.taps.watch`.
 
@@ -68,7 +68,7 @@ class Distiller(nn.Module):
         teachers: Mapping[str, Teacher],
         terms: Sequence[Term],
         example: Tensor,
-        centres: Tensor | None = None,
+        centres: Mapping[str, Tensor] | None = None,
         *,
         teacher_example: Tensor | None = None,
         called: nn.Module | None = None,
@@ -104,17 +104,19 @@ class Distiller(nn.Module):
         self.adapters = nn.ModuleList()
         self.losses = nn.ModuleList()
         self._schedules: list[dict[str, Schedule]] = []
-        self._build(example, example if teacher_example is None else teacher_example, centres)
+        self._build(example, example if teacher_example is None else teacher_example, centres or {})
 
     def _source_of(self, term: Term) -> str:
         if term.source in self._teachers:
             return term.source
         if not term.source and len(self._teachers) == 1:
             return next(iter(self._teachers))
+        if not term.source and self._teachers:
+            raise ConfigError(f"{term.label} could mean any of {', '.join(self._teachers)}: say which, source = NAME")
         raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(self._teachers)}")
 
     @torch.no_grad()
-    def _build(self, example: Tensor, teacher_example: Tensor, centres: Tensor | None) -> None:
+    def _build(self, example: Tensor, teacher_example: Tensor, centres: Mapping[str, Tensor]) -> None:
         student = self._student[0]
         # The example must not move BatchNorm statistics, neither the student's nor those of a teacher in training.
         modes = {module: module.training for part in (student, self.moving) for module in part.modules()}
@@ -130,7 +132,7 @@ class Distiller(nn.Module):
             pairs = [(seen[s], answers[source][t]) for s, t in zip(term.student, term.teacher, strict=True)]
             self.adapters.append(nn.ModuleList(self._adapter(term, method, s, t) for s, t in pairs))
             check_answers(term, method, seen, answers[source])
-            given = {"channels": pairs[0][1].shape[1], "centres": centres}
+            given = {"channels": pairs[0][1].shape[1], "centres": centres.get(source)}
             loss, schedules = build_scheduled(term, given)
             self.losses.append(loss)
             self._schedules.append(schedules)

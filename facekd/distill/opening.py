@@ -135,7 +135,7 @@ def distil(
     *,
     seed: int = 0,
     stored_teachers: Mapping[str, Teacher] | None = None,
-    centres: Tensor | None = None,
+    centres: Mapping[str, Tensor] | None = None,
 ) -> Task:
     """The base task, or, where the recipe distils, the task that learns from its teachers, too.
 
@@ -147,7 +147,7 @@ def distil(
         architectures: that the stage knows.
         seed: of views and mixtures.
         stored_teachers: teachers whose answers come with the batches.
-        centres: the teacher's class centres.
+        centres: class centres of teachers by name.
 
     Raises:
         ConfigError: stored answers that this stage's data do not have, and whatever the `Distiller` refuses.

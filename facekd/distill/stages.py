@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facekd.distill.cache import data_digest
+from facekd.distill.opening import stored
 from facekd.distill.teachers import CachedTeacher, Teacher
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
@@ -45,8 +46,8 @@ class Stage(Protocol):
     def teachers(self) -> dict[str, Teacher]:
         """Teachers whose answers come with the data."""
 
-    def centres(self) -> Tensor | None:
-        """The teacher's class centres, where the data know people."""
+    def centres(self) -> dict[str, Tensor]:
+        """Class centres of `teachers()` by name, where the data know people."""
 
     def judge(self, weights: Path) -> dict[str, float]:
         """Figures of an ONNX file on the split `test`: the same function for teachers and students."""
@@ -99,9 +100,9 @@ class MaskStage:
         """See `Stage`."""
         return {}
 
-    def centres(self) -> Tensor | None:
+    def centres(self) -> dict[str, Tensor]:
         """See `Stage`."""
-        return None
+        return {}
 
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`."""
@@ -126,8 +127,8 @@ class MaskStage:
 
 
 class EmbedderStage:
-    """The embedder; see `Stage`. The recipe's own terms are switched off: the comparison brings its own. The teacher
-    whose answers lie with the crops is the recipe's.
+    """The embedder; see `Stage`. The recipe's own terms are switched off: the comparison brings its own. Teachers
+    whose answers lie with the crops are the recipe's.
 
     "Alone" is then what the recipe's margin loss makes of the labelled people.
     """
@@ -138,7 +139,7 @@ class EmbedderStage:
         from facekd.recognition.backbones import BACKBONES
         from facekd.recognition.data.shards import read_faces
         from facekd.recognition.data.stored_teacher import require_one_teacher
-        from facekd.recognition.train import Recipe, stored_name
+        from facekd.recognition.train import Recipe
 
         recipe = parse_recipe(Recipe, table, source)
         self._recipe = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"terms": ()})})
@@ -148,12 +149,12 @@ class EmbedderStage:
         judged = [folder for folder in folders if {"val", "test"} <= _splits(folder)]
         if not judged:
             raise ConfigError("none of the data folders has the splits val and test: there is nothing to judge by")
-        named = stored_name(recipe.distill)
-        if named is not None:
-            require_one_teacher(folders, named)
-        self._train = read_faces(folders, "train", teacher=named)
+        named = stored(recipe.distill)
+        for name in named:
+            require_one_teacher(folders, name)
+        self._train = read_faces(folders, "train", teachers=named)
         self._val = read_faces(judged, "val", labelled_only=True)
-        self._test = read_faces(judged, "test", teacher=named, labelled_only=True)
+        self._test = read_faces(judged, "test", teachers=named, labelled_only=True)
         self._lfw = lfw
         if lfw is None:
             self.figures = ("tar_1e-3", "tar_1e-4")
@@ -180,20 +181,17 @@ class EmbedderStage:
 
     def teachers(self) -> dict[str, Teacher]:
         """See `Stage`."""
-        from facekd.recognition.train import stored_teachers
-
-        named = stored_teachers(self._recipe.distill, self._train)
-        if self._train.teacher is None:
-            return named
         # Which network it was is not known for sure, what it said is.
-        said = data_digest([self._train.teacher])
-        return {name: CachedTeacher({"output": self._train.teacher.shape[1:]}, said) for name in named}
+        return {
+            name: CachedTeacher({"output": said.shape[1:]}, data_digest([said[:]]))
+            for name, said in self._train.teachers.items()
+        }
 
-    def centres(self) -> Tensor | None:
+    def centres(self) -> dict[str, Tensor]:
         """See `Stage`."""
-        from facekd.recognition.train import teacher_centres
+        from facekd.recognition.kept_answers import answers_centres, stored_answers
 
-        return teacher_centres(self._train)
+        return {name: answers_centres(kept, self._train) for name, kept in stored_answers(self._train).items()}
 
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`."""
@@ -207,8 +205,7 @@ class EmbedderStage:
 
     def judge_stored(self) -> dict[str, dict[str, float]]:
         """See `Stage`. LFW is left out: nothing is stored of it."""
-        given = self._test.teacher
-        return {} if given is None else {name: self._true_accepts(given) for name in self.teachers()}
+        return {name: self._true_accepts(said[:]) for name, said in self._test.teachers.items()}
 
     def _true_accepts(self, embeddings: NDArray[np.float32]) -> dict[str, float]:
         """Over all pairs of the crops of `test`."""

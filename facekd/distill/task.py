@@ -45,7 +45,7 @@ class DistilledTask:
             starts the adapters of a student that does not begin from noise.
         teachers: by name.
         settings: what is distilled.
-        centres: the teacher's class centres, for the methods that need them.
+        centres: class centres of teachers by name, for the methods that need them.
         seed: of views and mixtures.
 
     Raises:
@@ -58,7 +58,7 @@ class DistilledTask:
         base: Task,
         teachers: Mapping[str, Teacher],
         settings: DistillSettings,
-        centres: Tensor | None = None,
+        centres: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         self._base, self._settings, self._seed = base, settings, seed

@@ -31,7 +31,7 @@ def read_identity_folders(folder: Path) -> FaceSet:
     number = {identity: place for place, identity in enumerate(people)}
     labels = np.array([number.get(identity, -1) for identity in identities], np.int64)
     crops = EncodedCrops(lambda place: paths[place].read_bytes(), len(paths), lambda place: str(paths[place]))
-    return FaceSet(crops, labels, people, None)
+    return FaceSet(crops, labels, people)
 
 
 def identity_of(relative: Path) -> str:

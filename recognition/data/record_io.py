@@ -164,7 +164,7 @@ def read_record_faces(folder: Path, name: str = "train") -> FaceSet:
         return f"{file.path}: record {keys[place]}"
 
     people = tuple(str(number) for number in known)
-    return FaceSet(EncodedCrops(payload, len(keys), where), labels.astype(np.int64), people, None)
+    return FaceSet(EncodedCrops(payload, len(keys), where), labels.astype(np.int64), people)
 
 
 def _picture_keys(file: RecordFile) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Aligned crops in zip shards with a table: what ``facekd prepare`` writes and every recognition recipe reads.
 
 A folder holds ``faces.csv`` (columns ``shard, file, identity, split``, others as they come), the zips that it names,
-and optionally ``teacher_NAME.npy``: one row per row of the table, the embedding of exactly that crop.
+and optionally ``teacher_NAME.npy`` of one teacher or several: one row per row of the table, the embedding of exactly
+that crop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from facekd.errors import DataError
 from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_crop
 from facekd.recognition.data.layout import TABLE
 from facekd.recognition.data.screen_folder import read_screening
-from facekd.recognition.data.stored_teacher import read_teacher
+from facekd.recognition.data.stored_teacher import StoredEmbeddings, read_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,13 @@ class FaceSet:
         crops: (N, 112, 112, 3) uint8 RGB, decoded or decoding when indexed.
         labels: (N,) int64 index into ``people``; -1 where nobody knows who it is.
         people: names of the identities, sorted.
-        teacher: (N, T) float32 unit-length embeddings of another network, or None.
+        teachers: embeddings (N, T) of other networks, by name, each with a T of its own.
     """
 
     crops: Crops
     labels: NDArray[np.int64]
     people: tuple[str, ...]
-    teacher: NDArray[np.float32] | None
+    teachers: Mapping[str, StoredEmbeddings] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +48,7 @@ def read_faces(
     folders: Sequence[Path],
     split: str,
     *,
-    teacher: str | None = None,
+    teachers: Sequence[str] = (),
     labelled_only: bool = False,
     held_out: Collection[str] = (),
     names: Mapping[Path, str] | None = None,
@@ -60,7 +61,7 @@ def read_faces(
     Args:
         folders: folders with ``faces.csv``.
         split: value of the table's ``split`` column.
-        teacher: read ``teacher_<teacher>.npy`` of each folder.
+        teachers: names; ``teacher_NAME.npy`` of each folder is read for each.
         labelled_only: leave out crops without an identity.
         held_out: leave out every crop that the table files under one of these people.
         names: of the folders, for the people that a screening made of unlabelled crops; their last names by default.
@@ -72,7 +73,7 @@ def read_faces(
     if not folders:
         raise DataError("No folder of faces was given: pass --data DIR (a folder with faces.csv)")
     rows: list[tuple[Path, str, str]] = []
-    embeddings: list[NDArray[np.float32]] = []
+    embeddings: dict[str, list[StoredEmbeddings]] = {name: [] for name in teachers}
     for folder in folders:
         table = read_table(folder)
         identities = [row["identity"] for row in table]
@@ -82,15 +83,27 @@ def read_faces(
             taken &= screening.kept
         chosen = [i for i in np.flatnonzero(taken).tolist() if identities[i] or not labelled_only]
         rows += [(folder / table[i]["shard"], table[i]["file"], identities[i]) for i in chosen]
-        if teacher is not None:
-            embeddings.append(read_teacher(folder, teacher, len(table))[chosen])
+        for name, parts in embeddings.items():
+            parts.append(read_teacher(folder, name, len(table)).chosen(chosen))
     if not rows:
         raise DataError(f"No crop of split {split!r} in {', '.join(map(str, folders))}")
     people = tuple(sorted({identity for _, _, identity in rows if identity}))
     number = {identity: i for i, identity in enumerate(people)}
     labels = np.array([number.get(identity, -1) for _, _, identity in rows], np.int64)
     crops = _decode([(shard, file) for shard, file, _ in rows], threads)
-    return FaceSet(crops, labels, people, np.concatenate(embeddings) if embeddings else None)
+    return FaceSet(crops, labels, people, {name: join_embeddings(name, parts) for name, parts in embeddings.items()})
+
+
+def join_embeddings(name: str, parts: Sequence[StoredEmbeddings]) -> StoredEmbeddings:
+    """One teacher's embeddings of several folders' crops.
+
+    Raises:
+        DataError: they are of different lengths, so that they cannot be one network's.
+    """
+    try:
+        return StoredEmbeddings.joined(parts)
+    except ValueError as error:
+        raise DataError(f"teacher_{name}.npy differs from folder to folder: {error}; prepare them again") from error
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from facekd.recognition.data.identity_folders import read_identity_folders
 from facekd.recognition.data.layout import Layout, crops_digest, layout_of
 from facekd.recognition.data.record_io import read_record_faces
 from facekd.recognition.data.screen_folder import Screening, read_screening
-from facekd.recognition.data.shards import FaceSet, read_faces, read_table, table_crops
+from facekd.recognition.data.shards import FaceSet, join_embeddings, read_faces, read_table, table_crops
 from facekd.recognition.data.stored_teacher import read_teacher
 from facekd.recognition.data.webdataset import read_webdataset
 
@@ -74,7 +74,7 @@ def own_names(folders: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_share: float = VAL_SHARE) -> FaceSet:
+def read_training(folders: Sequence[Path], *, teachers: Sequence[str] = (), val_share: float = VAL_SHARE) -> FaceSet:
     """The training crops of one or more folders as one set; the same name in two folders is one person.
 
     A folder may hold shards with ``faces.csv`` (its ``train`` split), ``train.rec`` and ``train.idx``, ``*.tar``, or
@@ -85,7 +85,7 @@ def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_sh
 
     Args:
         folders: in any mixture.
-        teacher: read ``teacher_NAME.npy`` of each folder, a row for each crop in the reader's order.
+        teachers: names; ``teacher_NAME.npy`` of each folder is read for each, a row a crop in the reader's order.
         val_share: as ``read_validation`` gets it.
 
     Raises:
@@ -95,9 +95,9 @@ def read_training(folders: Sequence[Path], *, teacher: str | None = None, val_sh
     others = [folder for folder in folders if layout_of(folder) is not Layout.table]
     tables = [folder for folder in folders if folder not in others]
     with_train = [folder for folder in tables if _has(folder, "train")]
-    sets = [_read_screened(folder, names[folder], teacher, held) for folder in others]
+    sets = [_read_screened(folder, names[folder], teachers, held) for folder in others]
     if with_train or not others:
-        faces = read_faces(with_train or tables, "train", teacher=teacher, held_out=held, names=names)
+        faces = read_faces(with_train or tables, "train", teachers=teachers, held_out=held, names=names)
         sets.insert(0, faces)
     return sets[0] if len(sets) == 1 else join_sets(sets)
 
@@ -139,7 +139,7 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
             f"{len(labels)} crops were held out (a share of {val_share:g}). Give more people, or a folder whose "
             "faces.csv has a val split, as facekd prepare makes it"
         )
-    return FaceSet(np.concatenate(crops), np.array(labels, np.int64), people, None)
+    return FaceSet(np.concatenate(crops), np.array(labels, np.int64), people)
 
 
 def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
@@ -176,8 +176,8 @@ def some_of(faces: FaceSet, chosen: NDArray[np.int64]) -> FaceSet:
     table[present] = np.arange(len(present))
     crops = faces.crops[chosen] if isinstance(faces.crops, np.ndarray) else chosen_crops(faces.crops, chosen)
     people = tuple(faces.people[place] for place in present)
-    teacher = None if faces.teacher is None else faces.teacher[chosen]
-    return FaceSet(crops, table[faces.labels[chosen]], people, teacher)
+    teachers = {name: rows.chosen(chosen) for name, rows in faces.teachers.items()}
+    return FaceSet(crops, table[faces.labels[chosen]], people, teachers)
 
 
 def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
@@ -192,11 +192,13 @@ def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
     for faces in sets:
         table = np.array([*(number[name] for name in faces.people), -1], np.int64)
         labels.append(table[faces.labels])  # -1 takes the last
-    teachers = [faces.teacher for faces in sets if faces.teacher is not None]
-    if len({rows.shape[1] for rows in teachers}) > 1 or len(teachers) not in (0, len(sets)):
-        raise DataError("The sets differ in their teacher's embeddings: every folder needs those of one teacher")
-    crops = joined_crops([faces.crops for faces in sets])
-    return FaceSet(crops, np.concatenate(labels), people, np.concatenate(teachers) if teachers else None)
+    named = {name for faces in sets for name in faces.teachers}
+    if lacking := sorted(name for name in named if any(name not in faces.teachers for faces in sets)):
+        raise DataError(
+            f"Some sets have embeddings of {', '.join(lacking)} and others have not: every folder needs them"
+        )
+    teachers = {name: join_embeddings(name, [faces.teachers[name] for faces in sets]) for name in sorted(named)}
+    return FaceSet(joined_crops([faces.crops for faces in sets]), np.concatenate(labels), people, teachers)
 
 
 def _read_plain(folder: Path, own_name: str) -> FaceSet:
@@ -215,10 +217,10 @@ def _read_unchanged(folder: Path, _digest: str) -> FaceSet:
     return read_identity_folders(folder)
 
 
-def _read_screened(folder: Path, own_name: str, teacher: str | None, held: Collection[str]) -> FaceSet:
+def _read_screened(folder: Path, own_name: str, teachers: Sequence[str], held: Collection[str]) -> FaceSet:
     """What training takes of a folder without a table."""
     faces = _read_plain(folder, own_name)
-    faces = replace(faces, teacher=None if teacher is None else read_teacher(folder, teacher, len(faces)))
+    faces = replace(faces, teachers={name: read_teacher(folder, name, len(faces)) for name in teachers})
     kept = np.array([*(name not in held for name in faces.people), True], np.bool_)[faces.labels]  # -1 takes the last
     if (screening := _screening(folder)) is not None:
         identities = screening.identities(_identities(faces), own_name)

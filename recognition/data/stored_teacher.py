@@ -83,8 +83,75 @@ def store_teacher(
     return True
 
 
-def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
-    """``teacher_NAME.npy`` of a folder: unit-length embeddings (rows, T), one for each crop in order.
+class StoredEmbeddings:
+    """A teacher's embeddings of some crops, (N, T): mapped, not read, and brought to unit length when rows are taken.
+
+    Sets of millions are larger than what each of several training processes can hold.
+
+    Args:
+        file: (M, T) of any length and floating type; all rows of it.
+        where: what messages call it.
+    """
+
+    def __init__(self, file: NDArray[Any], where: str = "the teacher's embeddings") -> None:
+        self._files: list[tuple[NDArray[Any], str]] = [(file, where)]
+        self._file = np.zeros(len(file), np.int32)
+        self._row = np.arange(len(file), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, T)."""
+        return len(self), int(self._files[0][0].shape[1])
+
+    def chosen(self, places: NDArray[np.integer] | Sequence[int]) -> StoredEmbeddings:
+        """Those of some of the crops, in the order of their places; nothing is read."""
+        some = StoredEmbeddings(self._files[0][0][:0])
+        some._files, some._file, some._row = self._files, self._file[places], self._row[places]
+        return some
+
+    @classmethod
+    def joined(cls, parts: Sequence[StoredEmbeddings]) -> StoredEmbeddings:
+        """Several sets as one, in their order; nothing is read.
+
+        Raises:
+            ValueError: they differ in T.
+        """
+        if len({part.shape[1] for part in parts}) != 1:
+            raise ValueError(f"embeddings of {', '.join(str(part.shape[1]) for part in parts)} numbers are not one set")
+        whole = cls(parts[0]._files[0][0][:0])
+        whole._files = [file for part in parts for file in part._files]
+        first = np.cumsum([0, *(len(part._files) for part in parts[:-1])]).tolist()
+        whole._file = np.concatenate([part._file + np.int32(n) for part, n in zip(parts, first, strict=True)])
+        whole._row = np.concatenate([part._row for part in parts])
+        return whole
+
+    def __getitem__(self, places: slice | NDArray[np.integer] | Sequence[int]) -> NDArray[np.float32]:
+        """Unit-length rows float32 (M, T) of a slice or of places.
+
+        Raises:
+            DataError: a row is no embedding: zero, infinite or not a number.
+        """
+        files, rows = self._file[places], self._row[places]
+        taken = np.empty((len(rows), self.shape[1]), np.float32)
+        for number in np.unique(files).tolist():
+            own = files == number
+            taken[own] = self._files[number][0][rows[own]]
+        lengths = np.linalg.norm(taken, axis=1, keepdims=True)
+        wrong = ~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0))
+        if wrong.any():
+            place = int(np.flatnonzero(wrong)[0])
+            raise DataError(
+                f"row {rows[place]} of {self._files[files[place]][1]} has length {lengths[place, 0]:g} and is no "
+                "embedding: prepare the file again"
+            )
+        return taken / lengths
+
+
+def read_teacher(folder: Path, name: str, rows: int) -> StoredEmbeddings:
+    """``teacher_NAME.npy`` of a folder: one embedding for each of ``rows`` crops, in order.
 
     Raises:
         DataError: the file cannot be read, has another number of rows, was made of other crops, or is not the one that
@@ -92,7 +159,7 @@ def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
     """
     path = teacher_file(folder, name)
     try:
-        embeddings = np.load(path, allow_pickle=False).astype(np.float32)
+        embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(
             f"Cannot read the teacher's embeddings {path}: {error}; facekd prepare {folder} --teacher MODEL makes them"
@@ -109,7 +176,7 @@ def read_teacher(folder: Path, name: str, rows: int) -> NDArray[np.float32]:
                 f"{path} is not the file that {note.name} is about: remove the note if you vouch for the file, or both "
                 "and prepare it again"
             )
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return StoredEmbeddings(embeddings, str(path))
 
 
 def require_one_teacher(folders: Sequence[Path], name: str) -> None:

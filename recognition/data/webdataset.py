@@ -65,7 +65,7 @@ def read_webdataset(tars: Sequence[Path]) -> FaceSet:
         return f"{samples[place].tar}: {samples[place].name}"
 
     labels = np.array([number.get(identity, -1) for identity in identities], np.int64)
-    return FaceSet(EncodedCrops(read, len(samples), where), labels, people, None)
+    return FaceSet(EncodedCrops(read, len(samples), where), labels, people)
 
 
 def _index(path: Path) -> list[_Sample]:

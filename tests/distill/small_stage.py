@@ -81,7 +81,7 @@ class Stage:
         return {}
 
     def centres(self):
-        return None
+        return {}
 
     def judge_stored(self):
         return self.stored

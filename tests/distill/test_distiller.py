@@ -103,7 +103,7 @@ def test_every_method_teaches_the_student_and_its_own_parts_only(student, teache
     embeddings = teacher.answer(pictures, ["output:embedding"])["output:embedding"]
     centres = class_centres(embeddings, extras["labels"], 3)
     term = Term(method=name, weight=0.5, **TAPS[name])
-    distiller = Distiller(student, {"large": teacher}, [term], pictures, centres)
+    distiller = Distiller(student, {"large": teacher}, [term], pictures, {"large": centres})
     for key, value in buffers.items():
         assert torch.equal(student.state_dict()[key], value), "building moved the student's statistics"
     assert student.training
@@ -135,7 +135,7 @@ def test_every_method_runs_under_bf16_autocast_with_a_float32_loss(
     student, teacher, pictures, extras, name: str
 ) -> None:
     centres = torch.eye(10)[:3]
-    distiller = Distiller(student, {"large": teacher}, [Term(method=name, **TAPS[name])], pictures, centres)
+    distiller = Distiller(student, {"large": teacher}, [Term(method=name, **TAPS[name])], pictures, {"large": centres})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = distiller(pictures, extras=known_labels(name, extras))
     loss = result.terms[f"distill/{name}"]
@@ -210,8 +210,10 @@ def test_several_teachers_are_told_apart(student, teacher, pictures) -> None:
     terms = [Term(method="kl", name=name, source=name, **SCORES) for name in ("large", "other")]
     result = Distiller(student, {"large": teacher, "other": other}, terms, pictures)(pictures)
     assert result.terms["distill/large"] != result.terms["distill/other"]
-    with pytest.raises(ConfigError, match="names no teacher"):
+    with pytest.raises(ConfigError, match="could mean any of large, other: say which"):
         Distiller(student, {"large": teacher, "other": other}, [Term(method="kl", **SCORES)], pictures)
+    with pytest.raises(ConfigError, match="names no teacher"):
+        Distiller(student, {"large": teacher}, [Term(method="kl", source="largo", **SCORES)], pictures)
 
 
 def test_an_average_follows_once_a_step_and_is_saved_but_not_trained(student, pictures) -> None:

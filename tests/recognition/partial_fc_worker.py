@@ -15,6 +15,7 @@ from torch import distributed, nn
 
 from facekd.engine.loop import clip_gradients
 from facekd.recognition.data.shards import FaceSet
+from facekd.recognition.data.stored_teacher import StoredEmbeddings
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC
 from facekd.recognition.train import EmbedderTask, Recipe, with_teachers
@@ -64,7 +65,7 @@ def embedder(rank: int) -> dict:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(7), 2)
     crops = rng.integers(0, 256, (14, 112, 112, 3), dtype=np.uint8)
-    faces = FaceSet(crops, labels, tuple("abcdefg"), rng.normal(size=(14, 5)).astype(np.float32))
+    faces = FaceSet(crops, labels, tuple("abcdefg"), {"t": StoredEmbeddings(rng.normal(size=(14, 5)))})
     recipe = Recipe.model_validate(
         {
             "kind": "embedder",

@@ -16,6 +16,7 @@ from facekd.engine.settings import find_recipe, parse_recipe, read_toml  # noqa:
 from facekd.recognition import train  # noqa: E402
 from facekd.recognition.backbones import BACKBONES  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.data.stored_teacher import StoredEmbeddings  # noqa: E402
 from facekd.recognition.margins import CurricularFace  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
 from facekd.zoo import find_model  # noqa: E402
@@ -38,8 +39,8 @@ def faces(seed: int) -> FaceSet:
     rng = np.random.default_rng(seed)
     labels = np.array([0, 0, 1, 1, 2, 2, -1, -1], np.int64)
     crops = rng.integers(0, 256, (8, 112, 112, 3), dtype=np.uint8)
-    teacher = rng.normal(size=(8, 128)).astype(np.float32)
-    return FaceSet(crops, labels, ("a", "b", "c"), teacher / np.linalg.norm(teacher, axis=1, keepdims=True))
+    teachers = {"sface": StoredEmbeddings(rng.normal(size=(8, 128)))}
+    return FaceSet(crops, labels, ("a", "b", "c"), teachers)
 
 
 def settings(name: str, *changes: str) -> train.Recipe:

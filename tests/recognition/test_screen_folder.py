@@ -87,9 +87,9 @@ def test_a_table(tmp_path: Path) -> None:
     assert all(after[i] == "ann" for i in range(5))
     val = read_faces([folder], "val")
     assert (len(val), val.people) == (2, ("zoe",))
-    taught = read_training([folder], teacher="t")
-    assert taught.teacher is not None
-    by_grey = {int(taught.crops[i][0, 0, 0]): taught.teacher[i] for i in range(len(taught))}
+    taught = read_training([folder], teachers=["t"])
+    said = taught.teachers["t"][:]
+    by_grey = {int(taught.crops[i][0, 0, 0]): said[i] for i in range(len(taught))}
     np.testing.assert_allclose(by_grey[16], embeddings[16], atol=1e-6)  # rows stay with their crops
 
 
@@ -104,10 +104,10 @@ def test_peoples_folders(tmp_path: Path) -> None:
     assert 11 not in after
     assert after[5] == ""
     assert {after[i] for i in range(12, 17)} == {"crops/group-00000"}
-    taught = read_training([folder], teacher="t", val_share=0.0)
-    assert taught.teacher is not None
+    taught = read_training([folder], teachers=["t"], val_share=0.0)
+    said = taught.teachers["t"][:]
     for i in range(len(taught)):
-        np.testing.assert_allclose(taught.teacher[i], embeddings[int(taught.crops[i][0, 0, 0])], atol=1e-6)
+        np.testing.assert_allclose(said[i], embeddings[int(taught.crops[i][0, 0, 0])], atol=1e-6)
 
 
 def test_removing_the_file_undoes_it_and_a_stale_one_is_refused(tmp_path: Path) -> None:

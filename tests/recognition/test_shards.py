@@ -37,11 +37,11 @@ def write_faces(folder: Path, rows: list[tuple[str, str, int]], teacher: bool = 
 def test_one_person_in_two_folders_is_one_person(tmp_path: Path) -> None:
     first = write_faces(tmp_path / "x", [("ann", "train", 10), ("", "train", 20), ("bob", "val", 30)])
     second = write_faces(tmp_path / "y", [("bob", "train", 40), ("ann", "train", 50)])
-    faces = read_faces([first, second], "train", teacher="t")
+    faces = read_faces([first, second], "train", teachers=["t"])
     assert faces.people == ("ann", "bob")
     assert faces.labels.tolist() == [0, -1, 1, 0]
     assert faces.crops[:, 0, 0, 0].tolist() == [10, 20, 40, 50]
-    np.testing.assert_allclose(faces.teacher, [[0.6, 0.8]] * 4, atol=1e-3)  # unit length, right rows
+    np.testing.assert_allclose(faces.teachers["t"][:], [[0.6, 0.8]] * 4, atol=1e-3)  # unit length, right rows
     assert read_faces([first], "train", labelled_only=True).labels.tolist() == [0]
 
 
@@ -54,10 +54,10 @@ def test_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="split 'test'"):
         read_faces([folder], "test")
     with pytest.raises(DataError, match=r"teacher_t\.npy"):
-        read_faces([folder], "train", teacher="t")
+        read_faces([folder], "train", teachers=["t"])
     np.save(folder / "teacher_t.npy", np.ones((2, 4), np.float16))
     with pytest.raises(DataError, match="1 rows"):
-        read_faces([folder], "train", teacher="t")
+        read_faces([folder], "train", teachers=["t"])
     (folder / "a.zip").write_bytes(b"")
     with pytest.raises(DataError, match="Cannot read crops"):
         read_faces([folder], "train")

@@ -51,7 +51,7 @@ def test_every_layout_joins(tmp_path: Path) -> None:
     assert faces.people == ("ann", "record/7", "tar/7")  # numbers are a set's own, names are everybody's
     assert faces.labels.tolist() == [0, -1, 1, 2, 0]
     assert faces.crops[np.arange(5)][:, 0, 0, 0].tolist() == [10, 20, 30, 40, 50]
-    assert faces.teacher is None
+    assert not faces.teachers
     only = read_training(folders[:1])
     assert isinstance(only.crops, np.ndarray)
     assert len(only) == 2
@@ -61,16 +61,15 @@ def test_teachers_of_all_folders_or_of_none(tmp_path: Path) -> None:
     folders = every_layout(tmp_path)
     for folder, rows in zip(folders, (3, 1, 1, 1), strict=True):
         np.save(folder / "teacher_t.npy", np.full((rows, 2), len(folder.name), np.float16))
-    faces = read_training(folders, teacher="t")
-    assert faces.teacher is not None
-    assert faces.teacher.shape == (5, 2)
-    np.testing.assert_allclose(np.linalg.norm(faces.teacher, axis=1), 1.0, atol=1e-6)
+    faces = read_training(folders, teachers=["t"])
+    assert faces.teachers["t"].shape == (5, 2)
+    np.testing.assert_allclose(np.linalg.norm(faces.teachers["t"][:], axis=1), 1.0, atol=1e-6)
     without = read_training(folders[1:2])
-    with pytest.raises(DataError, match="one teacher"):
+    with pytest.raises(DataError, match="embeddings of t and others have not"):
         join_sets([faces, without])
     np.save(folders[1] / "teacher_t.npy", np.ones((2, 2), np.float16))
     with pytest.raises(DataError, match="1 rows"):
-        read_training(folders, teacher="t")
+        read_training(folders, teachers=["t"])
 
 
 def test_a_folder_of_no_layout_is_refused(tmp_path: Path) -> None:

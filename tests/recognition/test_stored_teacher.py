@@ -44,9 +44,8 @@ def people(folder: Path, count: int) -> Path:
 def test_rows_are_in_the_readers_order_and_training_takes_them(tmp_path: Path) -> None:
     folder = people(tmp_path / "crops", 9)
     assert store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
-    faces = read_training([folder], teacher="t")
-    assert faces.teacher is not None
-    np.testing.assert_allclose(faces.teacher, Brightness().embed(faces.crops[:]), atol=1e-3)
+    faces = read_training([folder], teachers=["t"])
+    np.testing.assert_allclose(faces.teachers["t"][:], Brightness().embed(faces.crops[:]), atol=1e-3)
     again = Brightness()
     assert not store_teacher(folder, "t", again, read_folder(folder).crops)
     assert again.seen == 0
@@ -63,7 +62,7 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path) -> None:
     second = Brightness()
     store_teacher(folder, "t", second, crops)
     assert second.seen == count - BLOCK
-    np.testing.assert_allclose(read_teacher(folder, "t", count), Brightness().embed(crops[:]), atol=2e-3)
+    np.testing.assert_allclose(read_teacher(folder, "t", count)[:], Brightness().embed(crops[:]), atol=2e-3)
 
 
 def test_what_another_model_began_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -76,6 +75,40 @@ def test_what_another_model_began_is_not_gone_on_with(tmp_path: Path) -> None:
     assert other.seen == BLOCK + 5
 
 
+def test_several_teachers_of_several_folders_are_mapped_and_keep_their_rows(tmp_path: Path) -> None:
+    folders = [people(tmp_path / name, count) for name, count in (("a", 6), ("b", 9))]
+    rng = np.random.default_rng(0)
+    files = {"t": 4, "u": 7}
+    said = {name: [rng.normal(size=(count, width)) for count in (6, 9)] for name, width in files.items()}
+    for name, parts in said.items():
+        for folder, rows in zip(folders, parts, strict=True):
+            np.save(folder / f"teacher_{name}.npy", rows.astype(np.float16 if name == "t" else np.float32))
+    faces = read_training(folders, teachers=["t", "u"], val_share=0.0)
+    for name, parts in said.items():
+        wanted = np.concatenate(parts)
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        found = faces.teachers[name]
+        assert found.shape == wanted.shape
+        places = np.array([14, 0, 6, 5, 6])
+        np.testing.assert_allclose(found[places], wanted[places], atol=2e-3)
+        np.testing.assert_allclose(found.chosen(places)[1:3], wanted[[0, 6]], atol=2e-3)
+        assert found[:0].shape == (0, wanted.shape[1])
+        assert all(isinstance(file, np.memmap) for file, _ in found._files)
+    np.save(folders[1] / "teacher_t.npy", np.ones((9, 5)))
+    with pytest.raises(DataError, match=r"teacher_t\.npy differs from folder to folder: embeddings of 4, 5 numbers"):
+        read_training(folders, teachers=["t"])
+
+
+def test_a_row_that_is_no_embedding_is_refused_when_it_is_taken(tmp_path: Path) -> None:
+    folder = people(tmp_path / "crops", 6)
+    for wrong in (0.0, np.nan, np.inf):
+        rows = np.ones((6, 3), np.float32)
+        rows[4] = wrong
+        np.save(folder / "teacher_t.npy", rows)
+        with pytest.raises(DataError, match=r"row 4 of .*teacher_t\.npy has length"):
+            read_teacher(folder, "t", 6)[np.array([5, 4])]
+
+
 def test_stale_embeddings_are_refused(tmp_path: Path) -> None:
     folder = people(tmp_path / "crops", 6)
     store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
@@ -85,11 +118,11 @@ def test_stale_embeddings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="other crops"):
         store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
     with pytest.raises(DataError, match="other crops"):
-        read_training([folder], teacher="t")
+        read_training([folder], teachers=["t"])
     (folder / "teacher_t.json").unlink()
     with pytest.raises(DataError, match="nothing says which model"):
         store_teacher(folder, "t", Brightness(), read_folder(folder).crops)
-    read_training([folder], teacher="t")  # whoever made it vouches for it
+    read_training([folder], teachers=["t"])  # whoever made it vouches for it
 
 
 def test_a_file_that_its_note_is_not_about_is_refused(tmp_path: Path) -> None:

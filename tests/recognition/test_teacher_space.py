@@ -16,6 +16,7 @@ from facekd.errors import ConfigError  # noqa: E402
 from facekd.recognition.backbones.dense_resnet import DenseResNet  # noqa: E402
 from facekd.recognition.backbones.ir_resnet import IRResNet  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.data.stored_teacher import StoredEmbeddings  # noqa: E402
 from facekd.recognition.teacher_space import move_to_teacher_space  # noqa: E402
 from facekd.recognition.train import EmbedderTask, Recipe, embed  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_refused(network: DenseResNet) -> None:
 def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (14, 112, 112, 3), dtype=np.uint8)
-    teacher = rng.normal(size=(14, 5)).astype(np.float32)
+    teacher = StoredEmbeddings(rng.normal(size=(14, 5)))
     table = {
         "kind": "embedder",
         "training": {"steps": 1, "learning_rate": 0.1},
@@ -91,7 +92,7 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     }
     recipe = Recipe.model_validate(table)
     labels = np.repeat(np.arange(7), 2)
-    task = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), teacher), FaceSet(crops, labels, (), None))
+    task = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher}), FaceSet(crops, labels, ()))
     own = embed(task.student, crops)
     task.export(task.student, tmp_path / "moved.onnx")
     moved = open_session((tmp_path / "moved.onnx").read_bytes())
@@ -99,5 +100,14 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     assert np.abs(found.mean(axis=0)).max() < 1e-3 * np.abs(found).max()
     np.testing.assert_array_equal(embed(task.student, crops), own)  # what is trained stays as it is
     assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
+    both = FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher, "u": StoredEmbeddings(rng.normal(size=(14, 3)))})
+    with pytest.raises(ConfigError, match=r"could be that of t, u: name one, network\.space_teacher = NAME"):
+        EmbedderTask(recipe, both, both)
+    table["network"]["space_teacher"] = "u"
+    named = EmbedderTask(Recipe.model_validate(table), both, both)
+    moved = torch.from_numpy(embed(named._finished(named.student), crops, normalised=False))
+    assert int(torch.linalg.matrix_rank(moved - moved.mean(dim=0), rtol=1e-3)) == 3
+    with pytest.raises(ConfigError, match="'u' names no teacher whose answers are kept; there are t"):
+        EmbedderTask(Recipe.model_validate(table), FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher}), both)
     with pytest.raises(ConfigError, match="needs a stored teacher"):
-        EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), None), FaceSet(crops, labels, (), None))
+        EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg")), FaceSet(crops, labels, ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from facekd.errors import ConfigError  # noqa: E402
 from facekd.recognition import mask_train, train  # noqa: E402
 from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
+from facekd.recognition.data.stored_teacher import StoredEmbeddings  # noqa: E402
 from facekd.recognition.margins import MARGIN_HEADS  # noqa: E402
 from facekd.recognition.partial_fc import PartialFC  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
@@ -39,8 +41,7 @@ def faces(people: int = 3, each: int = 4, seed: int = 0) -> FaceSet:
     labels = np.array([p for p in range(people) for _ in range(each)] + [-1] * 4, np.int64)
     crops = (patterns[labels] + rng.normal(0, 12, (len(labels), 112, 112, 3))).clip(0, 255).astype(np.uint8)
     teacher = np.eye(people, 8, dtype=np.float32)[labels] + rng.normal(0, 0.05, (len(labels), 8)).astype(np.float32)
-    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
-    return FaceSet(crops, labels, tuple(f"p{i}" for i in range(people)), teacher)
+    return FaceSet(crops, labels, tuple(f"p{i}" for i in range(people)), {"t": StoredEmbeddings(teacher)})
 
 
 def recipe(**changes: object) -> train.Recipe:
@@ -236,6 +237,36 @@ def test_methods_that_need_people_get_labels_and_the_teachers_centres() -> None:
     assert all(torch.isfinite(value) for value in found.values())
 
 
+def test_several_stored_teachers_each_with_terms_and_centres_of_its_own() -> None:
+    rng = np.random.default_rng(3)
+    crops = faces()
+    other = rng.normal(size=(len(crops), 5))
+    two = replace(crops, teachers={**crops.teachers, "u": StoredEmbeddings(other)})
+    terms = [
+        {"method": method, "source": source, "name": f"{source}-{method}"}
+        for source in ("t", "u")
+        for method in ("cosine", "similarity", "centres", "adadistill")
+    ]
+    teachers = {"t": {"kind": "stored"}, "u": {"kind": "stored"}}
+    task = make(recipe(distill={"teachers": teachers, "terms": terms}), two)
+    batch = task.batch(0)
+    rows = other / np.linalg.norm(other, axis=1, keepdims=True)
+    chosen = task._base._draw(0, np.random.default_rng((0, 0)))
+    np.testing.assert_allclose(batch["answers/u/output"], rows[chosen], atol=1e-6)
+    np.testing.assert_allclose(batch["answers/t/output"], crops.teachers["t"][:][chosen], atol=1e-6)
+    found = task.losses(batch, 0, 0.0)
+    assert set(found) == {"margin", *(f"distill/{term['name']}" for term in terms)}
+    for number, source in ((2, "t"), (6, "u")):
+        said = two.teachers[source][:12].reshape(3, 4, -1).sum(1)
+        np.testing.assert_allclose(
+            task.distiller.losses[number].centres, said / np.linalg.norm(said, axis=1, keepdims=True), atol=1e-5
+        )
+    with pytest.raises(ConfigError, match=r"could mean any of t, u: say which, source = NAME"):
+        make(recipe(distill={"teachers": teachers, "terms": [{"method": "centres"}]}), two)
+    with pytest.raises(ConfigError, match=r"could mean any of t, u: say which, source = NAME"):
+        make(recipe(distill={"teachers": teachers, "terms": [{"method": "cosine"}]}), two)
+
+
 def test_sampled_classes_train_and_the_head_is_whole_without(tmp_path: Path) -> None:
     settings = recipe(margin={"sample_rate": 0.5}, training={"steps": 4, "validate_every": 4}, distill={"terms": []})
     crops = faces(people=8, each=2)
@@ -266,12 +297,12 @@ def test_starting_from_onnx_restores_the_student_and_refits_adapter_and_centres(
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1.0, atol=1e-5)
     adapted = train.embed(whole.student, crops) @ whole.distiller.adapters[0][0].map.weight.detach().numpy().T
     adapted /= np.linalg.norm(adapted, axis=1, keepdims=True)
-    cosine = float((adapted * faces().teacher).sum(1).mean())
+    cosine = float((adapted * faces().teachers["t"][:]).sum(1).mean())
     assert cosine > 0.9  # sixteen embeddings of sixteen numbers: least squares must nearly reproduce the teacher
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
-    blind = FaceSet(faces().crops, faces().labels, faces().people, None)
+    blind = FaceSet(faces().crops, faces().labels, faces().people)
     with pytest.raises(ConfigError, match="stored teacher 't'"):
         make(recipe(), blind)
     ema = {
@@ -282,12 +313,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
     assert "distill/cosine" in unasked.losses(unasked.batch(0), 0, 0.0)
     with pytest.raises(ConfigError, match="learns nothing"):
         make(recipe(margin={"weight": 0.0}, distill={"terms": []}))
-    both = {
-        "teachers": {"t": {"kind": "stored"}, "u": {"kind": "stored"}},
-        "terms": [{"method": "cosine", "source": "t"}],
-    }
-    with pytest.raises(ConfigError, match="of one teacher, not of t, u"):
+    both = {"teachers": {"t": {"kind": "stored"}, "u": {"kind": "stored"}}, "terms": [{"method": "cosine"}]}
+    with pytest.raises(ConfigError, match="stored teacher 'u'"):
         make(recipe(distill=both))
+    own = {"method": "centres", "source": "own"}
+    with pytest.raises(ConfigError, match=r"class centres of its teacher 'own'.*kept of t\. Set source"):
+        make(recipe(distill=ema | {"terms": [own]}))
     with pytest.raises(ConfigError, match="unknown backbone"):
         recipe(network={"backbone": "resnet9000"})
     with pytest.raises(ConfigError, match="sizes must start"):

@@ -1,0 +1,135 @@
+"""What teachers have said about the training crops and is kept on disk, by the crops' numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facekd.distill.class_centres import centres_of_parts
+from facekd.distill.methods import find_method
+from facekd.distill.settings import DistillSettings, Term
+from facekd.distill.taps import OUTPUT
+from facekd.distill.task import ANSWERS
+from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.errors import ConfigError
+from facekd.recognition.data.shards import FaceSet
+from facekd.recognition.data.stored_teacher import StoredEmbeddings
+
+CHUNK = 8192  # crops whose answers are read at a time
+
+
+class KeptAnswers(Protocol):
+    """One teacher's answers, row i for crop i of the training set."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one crop's answer at each tap."""
+
+    def rows(self, indices: NDArray[np.integer] | Sequence[int]) -> dict[str, Tensor]:
+        """Answers float32 (len(indices), …) to the crops with these numbers, by tap."""
+
+
+class StoredAnswers:
+    """Embeddings that lie beside the crops; see `KeptAnswers`."""
+
+    def __init__(self, embeddings: StoredEmbeddings) -> None:
+        self._embeddings = embeddings
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `KeptAnswers`."""
+        return {OUTPUT: self._embeddings.shape[1:]}
+
+    def rows(self, indices: NDArray[np.integer] | Sequence[int]) -> dict[str, Tensor]:
+        """See `KeptAnswers`; of unit length."""
+        return {OUTPUT: torch.from_numpy(self._embeddings[indices])}
+
+
+def stored_answers(faces: FaceSet) -> dict[str, KeptAnswers]:
+    """What came with the crops, by the teacher's name."""
+    return {name: StoredAnswers(embeddings) for name, embeddings in faces.teachers.items()}
+
+
+def as_teachers(kept: Mapping[str, KeptAnswers]) -> dict[str, Teacher]:
+    """Stand-ins for teachers that need not be at hand: their answers come with every batch."""
+    return {name: CachedTeacher(answers.shapes) for name, answers in kept.items()}
+
+
+def batch_answers(kept: Mapping[str, KeptAnswers], chosen: NDArray[np.integer] | Sequence[int]) -> dict[str, Tensor]:
+    """The entries ``answers/TEACHER/TAP`` of a batch of these crops."""
+    return {
+        f"{ANSWERS}{name}/{tap}": rows for name, answers in kept.items() for tap, rows in answers.rows(chosen).items()
+    }
+
+
+def answers_centres(answers: KeptAnswers, faces: FaceSet) -> Tensor:
+    """Class centres (P, T): mean directions of a teacher's embeddings of each person.
+
+    Raises:
+        ConfigError: the teacher gives no embeddings, or nobody is known.
+    """
+    known = np.flatnonzero(faces.labels >= 0)
+    if not len(known) or len(answers.shapes.get(OUTPUT, ())) != 1:
+        raise ConfigError("class centres need crops whose people are known, and a teacher's embeddings of them")
+    starts = range(0, len(known), CHUNK)
+    parts = (
+        (answers.rows(part)[OUTPUT], torch.from_numpy(faces.labels[part]))
+        for part in (known[start : start + CHUNK] for start in starts)
+    )
+    return centres_of_parts(parts, len(faces.people))
+
+
+def wanted_centres(settings: DistillSettings, kept: Mapping[str, KeptAnswers], faces: FaceSet) -> dict[str, Tensor]:
+    """The class centres that a recipe's terms ask for, by the teacher's name.
+
+    Raises:
+        ConfigError: a term's teacher has no answers to take them from.
+    """
+    found: dict[str, Tensor] = {}
+    for term in settings.terms:
+        if "centres" not in find_method(term.method).given or (name := _source(term, settings, kept)) in found:
+            continue
+        if name not in kept:
+            raise ConfigError(
+                f"{term.label} needs the class centres of its teacher {name!r}, which are taken from its answers to "
+                f"all training crops: they are kept of {', '.join(kept) or 'nobody'}. Set source to one of those, or "
+                "keep this teacher's answers, too (kind = 'stored', or cache = DIR beside file)"
+            )
+        found[name] = answers_centres(kept[name], faces)
+    return found
+
+
+def the_one(kept: Mapping[str, KeptAnswers], named: str, what: str, key: str) -> str:
+    """The teacher that something is about: the one that is named, or the only one.
+
+    Args:
+        kept: those that could be meant.
+        named: by the recipe; empty where it does not say.
+        what: is about it, for messages.
+        key: of the recipe that names it.
+
+    Raises:
+        ConfigError: there is none, several and none was named, or the name is no kept teacher's.
+    """
+    if named in kept:
+        return named
+    if named:
+        raise ConfigError(f"{key} = {named!r} names no teacher whose answers are kept; there are {', '.join(kept)}")
+    if len(kept) != 1:
+        choice = f"it could be that of {', '.join(kept)}: name one, {key} = NAME" if kept else "there is none"
+        raise ConfigError(f"{what} needs a stored teacher with a term of its own; {choice}")
+    return next(iter(kept))
+
+
+def _source(term: Term, settings: DistillSettings, kept: Mapping[str, KeptAnswers]) -> str:
+    if term.source:
+        return term.source
+    names = list(settings.teachers) or list(kept)
+    if len(names) != 1:
+        raise ConfigError(f"{term.label} could mean any of {', '.join(names)}: say which, source = NAME")
+    return names[0]

@@ -10,12 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.evaluation.all_pairs import AllPairs, hardest_pairs
 from facekd.evaluation.insightface_bin import read_bin
 from facekd.evaluation.lfw import LfwPhotographs
 from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.evaluation.pair_outcome import PairOutcome
+from facekd.evaluation.pairs import PairList
 from facekd.evaluation.photographs import Photographs
 from facekd.images import load_image, save_image
-from facekd.recognition.evaluate import PairOutcome
+from facekd.recognition.evaluate_crops import CropTable
 
 Picture = Callable[[str], NDArray[np.uint8]]
 Row = tuple[NDArray[np.uint8], NDArray[np.uint8], str]
@@ -44,6 +47,8 @@ def error_sheet(rows: list[Row]) -> NDArray[np.uint8]:
             small = cv2.resize(picture, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
             sheet[top : top + SIDE_PX, left + shift : left + shift + SIDE_PX] = small
         position = (left + 2, top + SIDE_PX + 13)
+        while cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0] > cell_width - 6:
+            caption = caption.removesuffix("...")[:-1] + "..."
         cv2.putText(sheet, caption, position, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     return sheet
 
@@ -97,15 +102,54 @@ def save_bin_sheet(target: str | os.PathLike[str], file: str | os.PathLike[str],
     save_image(target, error_sheet(_rows(outcome, crop, crop)))
 
 
-def _rows(outcome: PairOutcome, first: Picture, second: Picture, protocol: str = "") -> list[Row]:
+def save_crop_sheet(target: str | os.PathLike[str], crops: CropTable, pairs: AllPairs) -> None:
+    """Save the worst errors among all pairs of crops; two people occur once, the captions name them.
+
+    Args:
+        target: file to write.
+        crops: where the pictures and the names come from.
+        pairs: what `facekd.recognition.evaluate_crops.compare_crops` gave for them.
+    """
+    false_matches, false_non_matches = hardest_pairs(pairs, EACH)
+    worst = [(part, k) for part in (false_matches, false_non_matches) for k in range(len(part.scores))]
+    numbers = np.arange(len(worst))
+    outcome = PairOutcome(
+        PairList(
+            tuple(str(part.first[k]) for part, k in worst),
+            tuple(str(part.second[k]) for part, k in worst),
+            numbers >= len(false_matches.scores),
+            np.zeros(len(worst), np.int64),
+        ),
+        np.array([part.scores[k] for part, k in worst], np.float64),
+        (),
+    )
+    archives: dict[str, Photographs] = {}
+
+    def crop(row: str) -> NDArray[np.uint8]:
+        return crops.crop(crops.rows[int(row)], archives)
+
+    def person(row: str) -> str:
+        return crops.rows[int(row)]["identity"]
+
+    save_image(target, error_sheet(_rows(outcome, crop, crop, person_of=person)))
+
+
+def _rows(
+    outcome: PairOutcome,
+    first: Picture,
+    second: Picture,
+    protocol: str = "",
+    person_of: Callable[[str], str] | None = None,
+) -> list[Row]:
     """What a sheet shows of the worst pairs: two pictures and a caption each."""
     false_matches, false_non_matches = worst_pairs(outcome)
-    return [
-        (
-            first(outcome.pairs.first[k]),
-            second(outcome.pairs.second[k]),
-            f"{protocol}{kind} people, {outcome.scores[k]:.3f}",
-        )
-        for kind, numbers in (("different", false_matches), ("same", false_non_matches))
-        for k in numbers
-    ]
+    rows: list[Row] = []
+    for kind, numbers in (("different", false_matches), ("same", false_non_matches)):
+        for k in numbers:
+            one, other = outcome.pairs.first[k], outcome.pairs.second[k]
+            caption = f"{protocol}{kind} people, {outcome.scores[k]:.3f}"
+            if person_of is not None:
+                people = dict.fromkeys((person_of(one), person_of(other)))
+                caption = f"{kind}, {outcome.scores[k]:.3f}: {' / '.join(people)}"
+            rows.append((first(one), second(other), caption))
+    return rows

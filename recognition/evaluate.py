@@ -7,36 +7,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facekd.detection.detector import Detection
 from facekd.detection.evaluate import nearest_to_centre
-from facekd.errors import ConfigError, DataError
-from facekd.evaluation.bootstrap import bootstrap_pair_protocol
+from facekd.errors import ConfigError, DataError, ImageError
 from facekd.evaluation.cfp import read_cfp
 from facekd.evaluation.ijb import IjbScores, ijb_scores, read_ijb
 from facekd.evaluation.insightface_bin import read_bin
 from facekd.evaluation.lfw import LfwPhotographs, read_landmarks, read_pairs
 from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.evaluation.pair_outcome import Embeddings, PairOutcome
 from facekd.evaluation.pairs import PairList, pair_scores
 from facekd.evaluation.photographs import Photographs, folder_or_archive
 from facekd.evaluation.progress import Progress, silently
-from facekd.evaluation.two_line_pairs import read_two_line_pairs
-from facekd.evaluation.verification import verification_figures
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import align_face
 
 Crop = NDArray[np.uint8]
-Embeddings = dict[str, NDArray[np.float32] | None]
 Mode = Literal["aligned", "whole"]
 
 BATCH = 64
-RATES = (1e-2, 1e-3)
 
 
 class CropEmbedder(Protocol):
@@ -51,40 +46,6 @@ class FaceFinder(Protocol):
 
     def detect(self, image: ImageSource) -> Sequence[Detection]:
         """Faces, surest first."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PairOutcome:
-    """What came of a protocol: enough for figures, error sheets and open-set experiments.
-
-    Attributes:
-        pairs: the protocol.
-        scores: (N,) cosines; 0 where a face was not found.
-        undetected: photographs in which no face was found.
-    """
-
-    pairs: PairList
-    scores: NDArray[np.float64]
-    undetected: tuple[str, ...]
-
-    def figures(self, person_of: Callable[[str], str] | None = None, replicates: int = 200) -> dict[str, Any]:
-        """The keys of `verification_figures`, and ``undetected``: how many photographs.
-
-        Args:
-            person_of: gives the person of a photograph; adds ``interval``, the 95 % intervals of the accuracy and of
-                each true-accept rate by a bootstrap over people.
-            replicates: its draws.
-        """
-        pairs = self.pairs
-        found = verification_figures(self.scores, pairs.same, pairs.folds)
-        found["undetected"] = len(self.undetected)
-        if person_of is not None:
-            people = [person_of(name) for name in pairs.first], [person_of(name) for name in pairs.second]
-            intervals = bootstrap_pair_protocol(
-                self.scores, pairs.same, pairs.folds, people, RATES, np.random.default_rng(0), replicates
-            )
-            found["interval"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
-        return found
 
 
 def embed_crops(embedder: CropEmbedder, named_crops: Iterable[tuple[str, Crop | None]]) -> Embeddings:
@@ -119,9 +80,15 @@ def embed_crops(embedder: CropEmbedder, named_crops: Iterable[tuple[str, Crop | 
     return result
 
 
-def crop_of(photograph: bytes, finder: FaceFinder) -> Crop | None:
-    """The aligned crop of the face nearest to the photograph's centre; None if no face is found."""
-    image = load_image(photograph)
+def crop_of(photograph: bytes, finder: FaceFinder, name: str = "photograph") -> Crop | None:
+    """The aligned crop of the face nearest to the photograph's centre; None if no face is found.
+
+    Args:
+        photograph: a picture file.
+        finder: ours, or a peer.
+        name: what an error calls it.
+    """
+    image = _picture(photograph, name)
     found = nearest_to_centre(finder.detect(image), (image.shape[1], image.shape[0]))
     return None if found is None else _aligned_or_none(image, found.landmarks)
 
@@ -168,7 +135,7 @@ def evaluate_pairs(
     }
     scores = pair_scores(pairs, by_role["reference"], by_role["probe"] if probe else None)
     undetected = sorted({name.split(" ", 1)[1] for name, value in embedded.items() if value is None})
-    return PairOutcome(pairs, scores, tuple(undetected))
+    return PairOutcome(pairs, scores, tuple(undetected), by_role["reference"])
 
 
 def evaluate_lfw(
@@ -199,13 +166,15 @@ def evaluate_lfw(
     pairs = read_pairs(root / "pairs.txt")
     pairs = pairs if part is None else pairs.part(part)
     photographs = LfwPhotographs(root)
+    photographs.require(pairs.photographs(), root / "pairs.txt")
     if mode == "aligned":
         landmarks = read_landmarks(root / "landmarks.csv")
+        missing = [name for name in pairs.photographs() if name not in landmarks]
+        if missing:
+            raise DataError(f"{root / 'landmarks.csv'} has no line for {missing[0]}; evaluate with --mode whole")
 
         def crop(name: str) -> Crop | None:
-            if name not in landmarks:
-                raise DataError(f"{root / 'landmarks.csv'} has no line for {name}; evaluate with --mode whole")
-            return _aligned_or_none(load_image(photographs.read(name)), landmarks[name].astype(np.float32))
+            return _aligned_or_none(_picture(photographs.read(name), name), landmarks[name].astype(np.float32))
 
     else:
         if finder is None:
@@ -213,7 +182,7 @@ def evaluate_lfw(
         detector = finder
 
         def crop(name: str) -> Crop | None:
-            return crop_of(photographs.read(name), detector)
+            return crop_of(photographs.read(name), detector, name)
 
     def masked_probe(name: str, seen: Crop) -> Crop:
         return draw_mask(seen, mask_kind(photographs.file_name(name)))
@@ -228,12 +197,13 @@ def evaluate_cfp(
     protocols = read_cfp(root)
     photographs = Photographs(root)
     names = list(dict.fromkeys(name for pairs in protocols.values() for name in pairs.photographs()))
-    crops = ((name, crop_of(photographs.read(name), finder)) for name in progress(names, "embedding"))
+    photographs.require(names, Path(root) / "Protocol")
+    crops = ((name, crop_of(photographs.read(name), finder, name)) for name in progress(names, "embedding"))
     embedded = embed_crops(embedder, crops)
     outcomes = {}
     for protocol, pairs in protocols.items():
         missing = tuple(name for name in pairs.photographs() if embedded[name] is None)
-        outcomes[protocol] = PairOutcome(pairs, pair_scores(pairs, embedded), missing)
+        outcomes[protocol] = PairOutcome(pairs, pair_scores(pairs, embedded), missing, embedded)
     return outcomes
 
 
@@ -246,33 +216,55 @@ def evaluate_bin(path: str | os.PathLike[str], embedder: CropEmbedder, progress:
     encoded, pairs = read_bin(path)
 
     def crop(name: str) -> Crop:
-        picture = load_image(encoded[name])
-        if picture.shape != (112, 112, 3):
-            raise DataError(f"{path}: picture {name} is {picture.shape[1]}x{picture.shape[0]}; wanted 112x112")
-        return picture
+        return _aligned_crop(encoded[name], f"{path}: picture {name}")
 
     return evaluate_pairs(pairs, crop, embedder, progress=progress)
 
 
 def evaluate_list(
-    path: str | os.PathLike[str],
+    pairs: PairList,
     images: str | os.PathLike[str],
     embedder: CropEmbedder,
-    finder: FaceFinder,
+    finder: FaceFinder | None,
     progress: Progress = silently,
+    name: str = "the list",
 ) -> PairOutcome:
-    """CALFW or CPLFW by its own list, end to end.
+    """CALFW, CPLFW, AgeDB or the user's own pairs, as `facekd.evaluation.pair_files.read_pair_list` reads them.
 
     Args:
-        path: ``pairs_CALFW.txt`` or ``pairs_CPLFW.txt``.
-        images: the folder or archive in which the files of the list lie.
+        pairs: the list.
+        images: the folder or archive in which its files lie.
         embedder: ours, or a peer.
-        finder: finds the face nearest to the centre.
+        finder: finds the face nearest to the centre; None: the pictures are aligned crops of 112x112.
         progress: shows how far it is.
+        name: what errors call the list.
+
+    Raises:
+        DataError: photographs are missing, or a picture that ought to be a crop has another size.
     """
     photographs = Photographs(images)
-    pairs = read_two_line_pairs(path)
-    return evaluate_pairs(pairs, lambda name: crop_of(photographs.read(name), finder), embedder, progress=progress)
+    photographs.require(pairs.photographs(), name)
+
+    def crop(file: str) -> Crop | None:
+        content = photographs.read(file)
+        return _aligned_crop(content, file) if finder is None else crop_of(content, finder, file)
+
+    return evaluate_pairs(pairs, crop, embedder, progress=progress)
+
+
+def _aligned_crop(content: bytes, name: str) -> Crop:
+    picture = _picture(content, name)
+    if picture.shape != (112, 112, 3):
+        raise DataError(f"{name} is {picture.shape[1]}x{picture.shape[0]}; an aligned crop is 112x112")
+    return picture
+
+
+def _picture(content: bytes, name: str) -> Crop:
+    """`load_image`, but its errors name the photograph: bytes have no name."""
+    try:
+        return load_image(content)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
 
 def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress: Progress = silently) -> IjbScores:
@@ -285,10 +277,11 @@ def evaluate_ijb(root: str | os.PathLike[str], embedder: CropEmbedder, progress:
     """
     protocol = read_ijb(root)
     photographs = folder_or_archive(Path(root), "loose_crop")
+    photographs.require(protocol.files, Path(root) / "meta")
 
     def stream() -> Iterator[tuple[str, Crop | None]]:
         for number, name in enumerate(progress(protocol.files, "embedding")):
-            yield str(number), _aligned_or_none(load_image(photographs.read(name)), protocol.landmarks[number])
+            yield str(number), _aligned_or_none(_picture(photographs.read(name), name), protocol.landmarks[number])
 
     embedded = embed_crops(embedder, stream())
     width = next((len(vector) for vector in embedded.values() if vector is not None), 1)

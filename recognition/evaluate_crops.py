@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import ConfigError, DataError
-from facekd.evaluation.all_pairs import compare_all, crop_figures, false_match_rates_by_group
+from facekd.evaluation.all_pairs import AllPairs, compare_all, crop_figures
 from facekd.evaluation.bootstrap import bootstrap_tar
 from facekd.evaluation.classification import classification_figures
+from facekd.evaluation.groups import false_match_rates_by_group
 from facekd.evaluation.photographs import Photographs
 from facekd.evaluation.progress import Progress, silently
 from facekd.evaluation.verification import RATES, rate_label
 from facekd.images import load_image
 from facekd.recognition.evaluate import BATCH, CropEmbedder, embed_crops
 from facekd.recognition.mask import MASK_STATUSES, MaskResult
+
+KEEP_ALL_CROPS = 300
 
 
 class MaskTeller(Protocol):
@@ -54,6 +58,15 @@ class CropTable:
         if self.rows and name not in self.rows[0]:
             raise ConfigError(f"The table in {self.root} has no column {name!r}, only {', '.join(self.rows[0])}")
         return [row[name] for row in self.rows]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Look whether columns are there, before anything is embedded.
+
+        Raises:
+            ConfigError: one is not; names those that the table has.
+        """
+        for name in names:
+            self.column(name)
 
     def crop(self, row: dict[str, str], archives: dict[str, Photographs]) -> NDArray[np.uint8]:
         """The picture of one line, 112x112.
@@ -127,6 +140,31 @@ def crop_embeddings(
     return np.stack(rows)
 
 
+def compare_crops(crops: CropTable, embeddings: NDArray[np.float32], rates: Sequence[float] = RATES) -> AllPairs:
+    """Compare every labelled crop with every other one.
+
+    Args:
+        crops: a table with the column ``identity``, empty where nobody knows.
+        embeddings: (N, D) of unit length, in the table's order.
+        rates: false-accept rates that thresholds will be asked for, also by a bootstrap.
+
+    Raises:
+        DataError: fewer than two people are labelled, or nobody has two crops; or the embeddings are no unit vectors.
+    """
+    identities = crops.column("identity")
+    people = Counter(name for name in identities if name)
+    if len(people) < 2:
+        raise DataError(f"The split in {crops.root} has fewer than two labelled people: nothing to compare")
+    if max(people.values()) < 2:
+        raise DataError(f"The split in {crops.root} has only one crop of each of its {len(people)} people; wanted two")
+    try:
+        # Of few crops everything is kept: three in a hundred comparisons would make a poor sheet of errors.
+        max_far = 1.0 if len(identities) <= KEEP_ALL_CROPS else min(3 * max(rates), 1.0)
+        return compare_all(embeddings, identities, max_far)
+    except ValueError as error:
+        raise DataError(f"Cannot compare the crops in {crops.root}: {error}") from error
+
+
 def evaluate_crops(
     crops: CropTable,
     embeddings: NDArray[np.float32],
@@ -134,40 +172,37 @@ def evaluate_crops(
     replicates: int = 200,
     group_column: str | None = None,
     seed: int = 0,
+    pairs: AllPairs | None = None,
 ) -> dict[str, Any]:
     """Figures of all pairs of labelled crops.
 
     Args:
-        crops: a table with the column ``identity``, empty where nobody knows.
-        embeddings: (N, D) of unit length, in the table's order.
-        rates: false-accept rates.
+        crops, embeddings, rates: as for `compare_crops`.
         replicates: draws of the bootstrap over people that gives the intervals; 0 leaves them out.
         group_column: a column with groups of people: adds each group's false-match rate, unlabelled crops included, at
             the threshold of each rate.
         seed: of the bootstrap.
+        pairs: what `compare_crops` gave, for whoever has it already.
 
     Returns:
         The keys of `crop_figures`, ``tar_interval`` (95 %), and ``groups``: ``{rate: {group: {"fmr", …}}}``.
 
     Raises:
-        DataError: fewer than two people are labelled.
+        ConfigError: the table has no such group column.
+        DataError: as for `compare_crops`.
     """
-    identities = crops.column("identity")
-    if len({name for name in identities if name}) < 2:
-        raise DataError(f"The split in {crops.root} has fewer than two labelled people: nothing to compare")
-    pairs = compare_all(embeddings, identities, max_far=min(3 * max(rates), 1.0))
+    groups = None if group_column is None else crops.column(group_column)
+    pairs = compare_crops(crops, embeddings, rates) if pairs is None else pairs
     figures = crop_figures(pairs, rates)
     if replicates:
         intervals = bootstrap_tar(pairs, rates, np.random.default_rng(seed), replicates)
         figures["tar_interval"] = {
             rate_label(rate): [interval.low, interval.high] for rate, interval in zip(rates, intervals, strict=True)
         }
-    if group_column is not None:
-        groups = crops.column(group_column)
-        figures["groups"] = {
-            label: false_match_rates_by_group(embeddings, groups, threshold, identities)
-            for label, threshold in figures["thresholds"].items()
-        }
+    if groups is not None:
+        figures["groups"] = false_match_rates_by_group(
+            embeddings, groups, figures["thresholds"], crops.column("identity")
+        )
     return figures
 
 

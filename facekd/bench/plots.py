@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facekd.detection.evaluate import FoundFaces
 from facekd.detection.labels import LabelledPhotograph
 from facekd.evaluation.detection import average_precision, detection_curve, match_detections
-from facekd.evaluation.verification import det_curve, equal_error_rate
+from facekd.evaluation.verification import DetCurve, crossing
 
 Path = str | os.PathLike[str]
 
@@ -24,24 +23,25 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def plot_det(target: Path, scores: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
+def plot_det(target: Path, curves: Mapping[str, DetCurve]) -> None:
     """Save detection error trade-offs with logarithmic axes; the suffix of `target` says the format.
 
     Args:
         target: file to write.
-        scores: of mated and of non-mated pairs, by the name of their protocol; one curve each.
+        curves: by the name of their protocol.
     """
     figure, axes = _figure(5, 4.5)
-    for name, (mated, non_mated) in scores.items():
-        curve = det_curve(mated, non_mated)
-        fmr, fnmr = np.maximum(curve.fmr, 0.5 / len(non_mated)), np.maximum(curve.fnmr, 0.5 / len(mated))
-        (line,) = axes.loglog(fmr, fnmr, drawstyle="steps-post")
-        rate = equal_error_rate(mated, non_mated)
-        label = f"{name}, {len(mated) + len(non_mated)} comparisons: EER {100 * rate:.2f} %"
+    for name, curve in curves.items():
+        # A rate of 0 has no place on a logarithmic axis: it is drawn at half a comparison.
+        fmr, fnmr = np.maximum(curve.fmr, 0.5 / curve.non_mated), np.maximum(curve.fnmr, 0.5 / curve.mated)
+        changes = np.append(True, (np.diff(fmr) != 0) | (np.diff(fnmr) != 0))
+        (line,) = axes.loglog(fmr[changes], fnmr[changes], drawstyle="steps-post")
+        rate = crossing(curve.fmr, curve.fnmr)
+        label = f"{name}, {curve.mated + curve.non_mated:,} comparisons: EER {100 * rate:.2f} %"
         axes.plot([rate], [rate], "o", color=line.get_color(), label=label)
     axes.set(xlabel="false-match rate", ylabel="false-non-match rate")
     axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")  # where a good curve leaves room; to look for the best place takes long
     figure.savefig(target, dpi=150)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 
@@ -22,21 +23,64 @@ def row_table(figures: Mapping[str, Any]) -> Table:
 
 def verification_table(figures: Mapping[str, Any]) -> Table:
     """Accuracy and TAR at FAR of a pair protocol."""
-    tar = figures["tar"]
-    table = Table("accuracy", "std", *(f"TAR at FAR {rate}" for rate in tar), "EER", "pairs", "undetected")
-    table.add_row(
-        *(percent(value) for value in (figures["accuracy"], figures["std"], *tar.values(), figures["eer"])),
-        str(figures["pairs"]),
-        str(figures["undetected"]),
-    )
-    if "interval" in figures:
-        intervals = (f"{name}: {percent(low)} to {percent(high)}" for name, (low, high) in figures["interval"].items())
-        table.caption = f"95 % over people: {'; '.join(intervals)}"
+    return protocols_table({"": figures})
+
+
+def protocols_table(protocols: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Accuracy and TAR at FAR of pair protocols, a row each; the name of the only one may be empty."""
+    named = any(protocols)
+    rates = list(next(iter(protocols.values()))["tar"])
+    columns = ("accuracy", "std", *(f"TAR at FAR {rate}" for rate in rates), "EER", "pairs", "undetected")
+    table = Table(*(["protocol"] if named else []), *columns)
+    captions = []
+    for name, figures in protocols.items():
+        shares = (figures["accuracy"], figures["std"], *figures["tar"].values(), figures["eer"])
+        counts = (str(figures["pairs"]), str(figures["undetected"]))
+        table.add_row(*([name] if named else []), *(percent(value) for value in shares), *counts)
+        if "interval" in figures:
+            intervals = (
+                f"{what if what == 'accuracy' else f'TAR at {what}'} {percent(low)} to {percent(high)}"
+                for what, (low, high) in figures["interval"].items()
+            )
+            captions.append(f"95 % over people{f', {name}' if named else ''}: {'; '.join(intervals)}")
+    table.caption = "\n".join(captions) or None
     return table
 
 
+def ijb_table(figures: Mapping[str, Any]) -> Table:
+    """TAR at FAR between templates."""
+    table = Table("FAR", "TAR")
+    for rate, tar in figures["tar"].items():
+        table.add_row(rate, percent(tar))
+    table.caption = (
+        f"{figures['pairs']:,} comparisons of {figures['templates']:,} templates, EER {percent(figures['eer'])}"
+    )
+    return table
+
+
+def with_groups(table: Table, figures: Mapping[str, Any]) -> RenderableType:
+    """A table of figures, and below it the false-match rates within groups, where they were asked for."""
+    if "groups" not in figures:
+        return table
+    rates = figures["groups"]
+    below = Table("group", "photographs", "pairs", *(f"FMR where FAR is {rate}" for rate in rates))
+    below.title = "false-match rates of different people of one group"
+    for name in next(iter(rates.values())):
+        found = [groups[name] for groups in rates.values()]
+        cells = (
+            f"{group['fmr']:.1e}, {group['false_matches']} of them" if group["pairs"] else "no pair" for group in found
+        )
+        below.add_row(name, f"{found[0]['crops']:,}", f"{found[0]['pairs']:,}", *cells)
+    thresholds = ", ".join(f"{figures['thresholds'][rate]:.4f}" for rate in rates)
+    below.caption = (
+        f"thresholds {thresholds}: those of the table above. A rate that rests on fewer than about 30 false matches is "
+        "a guess."
+    )
+    return Group(table, below)
+
+
 def crops_table(figures: Mapping[str, Any]) -> Table:
-    """TAR at FAR of all pairs, with intervals, and false-match rates of groups."""
+    """TAR at FAR of all pairs, with intervals."""
     intervals = figures.get("tar_interval", {})
     table = Table("FAR", "TAR", "95 %", "threshold")
     for rate, tar in figures["tar"].items():
@@ -44,12 +88,9 @@ def crops_table(figures: Mapping[str, Any]) -> Table:
         table.add_row(rate, f"{tar:.4f}", low_high, f"{figures['thresholds'][rate]:.4f}")
     pairs = figures["pairs"]
     table.caption = (
-        f"{figures['crops']} crops of {figures['identities']} people, {pairs['mated']} mated and "
-        f"{pairs['non_mated']} non-mated pairs, EER {percent(figures['eer'])}"
+        f"{figures['crops']:,} crops of {figures['identities']:,} people, {pairs['mated']:,} mated and "
+        f"{pairs['non_mated']:,} non-mated pairs, EER {percent(figures['eer'])}"
     )
-    for rate, groups in figures.get("groups", {}).items():
-        for name, group in groups.items():
-            table.add_row(rate, f"FMR {group['fmr']:.1e}", f"{group['pairs']} pairs", name)
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.evaluation.verification import RATES, OperatingPoint, crossing, rate_label, tar_at_far
+from facekd.evaluation.verification import RATES, DetCurve, OperatingPoint, crossing, rate_label, tar_at_far
 
 HISTOGRAM_BINS = 200_000  # of cosine -1 to 1: 1e-5 wide, far below what tells two equal error rates apart
 
@@ -94,7 +94,7 @@ def compare_all(
     keep = int(np.floor(max_far * non_mated + 1e-9)) + 1
 
     tally = _Tally(keep)
-    for start, scores in _blocks(matrix, chunk):
+    for start, scores in blocks(matrix, chunk):
         # The block holds rows start… against columns start…: strictly above the diagonal each pair stands once.
         above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
         tally.add(
@@ -114,13 +114,56 @@ def operating_points(pairs: AllPairs, rates: Sequence[float] = RATES) -> list[Op
     return [tar_at_far(pairs.mated.scores, pairs.impostors.scores, rate, pairs.non_mated) for rate in rates]
 
 
-def all_pairs_equal_error_rate(pairs: AllPairs) -> float:
-    """Equal error rate with all non-mated comparisons, from their histogram (exact to 1e-5 of cosine)."""
+def all_pairs_det_curve(pairs: AllPairs) -> DetCurve:
+    """Both error rates over all comparisons, at the edges of the histogram: exact to 1e-5 of cosine.
+
+    Raises:
+        ValueError: one of the two kinds of comparisons is missing.
+    """
+    mated = len(pairs.mated.scores)
+    if not mated or not pairs.non_mated:
+        raise ValueError(f"{mated} mated and {pairs.non_mated} non-mated comparisons: a curve needs both")
     edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)[:-1][::-1]
-    fmr = np.concatenate([[0.0], np.cumsum(pairs.histogram[::-1]) / pairs.non_mated])
     refused = np.searchsorted(np.sort(pairs.mated.scores), edges, side="left")
-    fnmr = np.concatenate([[1.0], refused / len(pairs.mated.scores)])
-    return crossing(fmr, fnmr)
+    return DetCurve(
+        thresholds=np.concatenate([[np.inf], edges]),
+        fmr=np.concatenate([[0.0], np.cumsum(pairs.histogram[::-1]) / pairs.non_mated]),
+        fnmr=np.concatenate([[1.0], refused / mated]),
+        mated=mated,
+        non_mated=pairs.non_mated,
+    )
+
+
+def all_pairs_equal_error_rate(pairs: AllPairs) -> float:
+    """Equal error rate with all non-mated comparisons, from `all_pairs_det_curve`."""
+    curve = all_pairs_det_curve(pairs)
+    return crossing(curve.fmr, curve.fnmr)
+
+
+def hardest_pairs(pairs: AllPairs, each: int) -> tuple[PairScores, PairScores]:
+    """The highest non-mated and the lowest mated comparisons, worst first; two people (or one) occur only once.
+
+    A wrong label or one bad crop spoils dozens of comparisons of the same people: whoever looks at the worst ones wants
+    to see as many people as possible.
+
+    Args:
+        pairs: what `compare_all` returned.
+        each: at most so many of each kind.
+    """
+    return _hardest(pairs.impostors, pairs.people, each, -1), _hardest(pairs.mated, pairs.people, each, 1)
+
+
+def _hardest(scores: PairScores, people: NDArray[np.int64], each: int, sign: int) -> PairScores:
+    seen: set[tuple[int, int]] = set()
+    chosen: list[int] = []
+    for k in np.argsort(sign * scores.scores, kind="stable").tolist():
+        first, second = sorted((int(people[scores.first[k]]), int(people[scores.second[k]])))
+        if (first, second) not in seen:
+            seen.add((first, second))
+            chosen.append(k)
+            if len(chosen) == each:
+                break
+    return PairScores(scores.scores[chosen], scores.first[chosen], scores.second[chosen])
 
 
 def crop_figures(pairs: AllPairs, rates: Sequence[float] = RATES) -> dict[str, Any]:
@@ -141,47 +184,7 @@ def crop_figures(pairs: AllPairs, rates: Sequence[float] = RATES) -> dict[str, A
     }
 
 
-def false_match_rates_by_group(
-    embeddings: NDArray[np.floating[Any]],
-    groups: Sequence[str],
-    threshold: float,
-    identities: Sequence[str] | None = None,
-    chunk: int = 1024,
-) -> dict[str, dict[str, float | int]]:
-    """False-match rate within each group of people at one threshold, over all pairs of different crops.
-
-    Crops without a known identity count as different people; crops known to be of one person are not compared. Where a
-    source holds several unlabelled photographs of a person the rate is therefore too high, never too low.
-
-    Args:
-        embeddings: (N, D) of unit length.
-        groups: N group names; an empty one leaves the crop out.
-        threshold: least accepted cosine.
-        identities: N names, empty where unknown; None if none is known.
-
-    Returns:
-        ``{group: {"fmr", "false_matches", "pairs", "crops"}}`` in alphabetical order; fmr is NaN without a pair.
-    """
-    check_unit_length(embeddings)
-    known = np.array(["" if identities is None else name for name in (identities or groups)], dtype=object)
-    of_group = np.array(list(groups), dtype=object)
-    result: dict[str, dict[str, float | int]] = {}
-    for group in sorted({name for name in groups if name}):
-        rows = np.flatnonzero(of_group == group)
-        matrix, names = embeddings[rows].astype(np.float32), known[rows]
-        matches = total = 0
-        for start, scores in _blocks(matrix, chunk):
-            above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
-            own = names[start : start + len(scores), None]
-            different = above & ~((own == names[None, start:]) & (own != ""))
-            total += int(different.sum())
-            matches += int((different & (scores >= threshold)).sum())
-        rate = matches / total if total else float("nan")
-        result[group] = {"fmr": rate, "false_matches": matches, "pairs": total, "crops": len(rows)}
-    return result
-
-
-def _blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (first row, cosines of the rows of this chunk with themselves and all later rows)."""
     for start in range(0, len(matrix), chunk):
         yield start, matrix[start : start + chunk] @ matrix[start:].T

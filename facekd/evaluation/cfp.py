@@ -86,7 +86,7 @@ def _protocol(folder: Path, first: dict[int, str], second: dict[int, str]) -> Pa
         tuple(pair[1] for pair in pairs),
         np.array([pair[2] for pair in pairs], bool),
         np.array([pair[3] for pair in pairs], np.int64),
-    )
+    ).checked(folder)
 
 
 def _lines(path: Path) -> list[str]:

@@ -68,6 +68,11 @@ def read_ijb(root: str | os.PathLike[str]) -> IjbProtocol:
         compared = np.array(pairs, np.int64).reshape(-1, 3)
     except ValueError as error:
         raise DataError(f"A list in {meta} holds something that is no number: {error}") from error
+    mated = int((compared[:, 2] == 1).sum())
+    if not mated or mated == len(compared):
+        raise DataError(
+            f"The pairs in {meta} are {mated} mated and {len(compared) - mated} non-mated ones; error rates need both"
+        )
     unknown = np.setdiff1d(compared[:, :2], numbers[:, 0])
     if len(unknown):
         raise DataError(f"Pairs in {meta} name templates without faces: {unknown[:5].tolist()}")
@@ -146,15 +151,8 @@ class IjbScores:
         """``{"tar": {"1e-1", …, "1e-6"}, "eer", "templates", "pairs"}``.
 
         Rates that the non-mated comparisons cannot show are left out.
-
-        Raises:
-            DataError: one of the two kinds of comparisons is missing.
         """
         mated, non_mated = self.scores[self.same], self.scores[~self.same]
-        if not len(mated) or not len(non_mated):
-            raise DataError(
-                f"The protocol has {len(mated)} mated and {len(non_mated)} non-mated comparisons; error rates need both"
-            )
         shown = [rate for rate in RATES if rate * len(non_mated) >= 1]
         return {
             "tar": {rate_label(rate): tar_at_far(mated, non_mated, rate).tar for rate in shown},

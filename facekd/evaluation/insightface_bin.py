@@ -69,7 +69,7 @@ def read_bin(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], PairList]:
         second=tuple(str(2 * k + 1) for k in range(count)),
         same=np.array([bool(flag) for flag in flags]),
         folds=np.arange(count) * FOLDS // count,
-    )
+    ).checked(path)
 
 
 def _bytes(picture: object, path: Path, number: int) -> bytes:

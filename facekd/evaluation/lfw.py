@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.evaluation.pairs import PairList
-from facekd.evaluation.photographs import Photographs, folder_or_archive
+from facekd.evaluation.photographs import Photographs, folder_or_archive, refuse_missing
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
@@ -33,7 +34,9 @@ def read_pairs(path: str | os.PathLike[str]) -> PairList:
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read the pairs {path}: {error}") from error
+        raise DataError(
+            f"Cannot read the pairs {path}: {error}; LFW's pairs.txt (view 2) belongs beside the photographs"
+        ) from error
     if not lines or len(lines[0]) != 2 or not all(word.isdecimal() for word in lines[0]):
         raise DataError(f"{path}: the first line must be 'folds pairs', such as '10 300'")
     folds, each = int(lines[0][0]), int(lines[0][1])
@@ -54,7 +57,8 @@ def read_pairs(path: str | os.PathLike[str]) -> PairList:
             wanted = "'name i j'" if mated else "'name i other j'"
             raise DataError(f"{path}, line {number}: wanted {wanted}, got {' '.join(words)!r}") from error
         same.append(mated)
-    return PairList(tuple(first), tuple(second), np.array(same), np.repeat(np.arange(folds), 2 * each))
+    pairs = PairList(tuple(first), tuple(second), np.array(same, bool), np.repeat(np.arange(folds), 2 * each))
+    return pairs.checked(path)
 
 
 def photograph_name(person: str, number: int) -> str:
@@ -112,6 +116,15 @@ class LfwPhotographs:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def require(self, names: Sequence[str], wanted_by: str | os.PathLike[str]) -> None:
+        """Look whether photographs are there, before hours are spent on some of them.
+
+        Raises:
+            DataError: some are missing; says how many, and the first.
+        """
+        missing = [name for name in names if name not in self._files]
+        refuse_missing(missing, names, wanted_by, self._photographs.root)
 
     def file_name(self, name: str) -> str:
         """The file's own name with suffix, without folders.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from facekd.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +42,19 @@ class PairList:
     def probes(self) -> list[str]:
         """Every photograph that stands second in a pair, once."""
         return list(dict.fromkeys(self.second))
+
+    def checked(self, source: str | os.PathLike[str]) -> PairList:
+        """This list, if figures can come of it; asked before anything is embedded.
+
+        Raises:
+            DataError: it lacks mated or non-mated pairs, or has fewer than two folds; `source` stands in the message.
+        """
+        mated, folds = int(self.same.sum()), len(np.unique(self.folds))
+        if not mated or mated == len(self):
+            raise DataError(f"{source}: {mated} of {len(self)} pairs are mated; error rates need both kinds")
+        if folds < 2:
+            raise DataError(f"{source}: the pairs make up one fold; ten-fold accuracy needs two pairs of a kind")
+        return self
 
     def part(self, pairs_of_each_kind: int) -> PairList:
         """Only the first few mated and non-mated pairs of each fold: a quick look, not a figure to publish."""

@@ -6,6 +6,7 @@ import os
 import threading
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from facekd.errors import DataError
@@ -53,11 +54,38 @@ class Photographs:
         except (OSError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise DataError(f"Cannot read {name!r} in {self.root}: {error}") from error
 
+    def require(self, names: Sequence[str], wanted_by: str | os.PathLike[str]) -> None:
+        """Look whether files are there, before hours are spent on some of them.
+
+        Args:
+            names: paths below the root.
+            wanted_by: the list that names them, for the message.
+
+        Raises:
+            DataError: some are missing; says how many, and the first.
+        """
+        if self._archive is not None:
+            held = set(self._archive.namelist())
+            refuse_missing([name for name in names if name not in held], names, wanted_by, self.root)
+        else:
+            refuse_missing([name for name in names if not (self.root / name).is_file()], names, wanted_by, self.root)
+
     def names(self) -> list[str]:
         """All files, sorted, with "/" between folders."""
         if self._archive is not None:
             return sorted(name for name in self._archive.namelist() if not name.endswith("/"))
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+
+
+def refuse_missing(missing: Sequence[str], names: Sequence[str], wanted_by: str | os.PathLike[str], root: Path) -> None:
+    """Say which of a list's photographs are missing from `root`, if any are.
+
+    Raises:
+        DataError: some are.
+    """
+    if missing:
+        some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise DataError(f"{len(missing)} of the {len(names)} photographs in {wanted_by} are not in {root}: {some}")
 
 
 def folder_or_archive(root: Path, name: str) -> Photographs:

@@ -87,11 +87,14 @@ class DetCurve:
         thresholds: (P,) float64, falling, the first infinite (nothing accepted).
         fmr: (P,) share of non-mated comparisons accepted, rising from 0 to 1.
         fnmr: (P,) share of mated comparisons refused, falling from 1 to 0.
+        mated, non_mated: how many comparisons of each kind the shares are of.
     """
 
     thresholds: NDArray[np.float64]
     fmr: NDArray[np.float64]
     fnmr: NDArray[np.float64]
+    mated: int
+    non_mated: int
 
 
 def det_curve(mated: Floats, non_mated: Floats) -> DetCurve:
@@ -108,6 +111,8 @@ def det_curve(mated: Floats, non_mated: Floats) -> DetCurve:
         thresholds=np.concatenate([[np.inf], thresholds]),
         fmr=np.concatenate([[0.0], accepted[1] / len(non_mated)]),
         fnmr=np.concatenate([[1.0], 1 - accepted[0] / len(mated)]),
+        mated=len(mated),
+        non_mated=len(non_mated),
     )
 
 
@@ -199,13 +204,16 @@ def verification_figures(
     """The figures of a pair protocol, as the JSON of `facekd evaluate lfw` has them.
 
     Returns:
-        ``{"accuracy", "std", "tar": {"1e-2", …}, "eer", "threshold", "pairs"}``; threshold is the mean over the folds.
+        ``{"accuracy", "std", "tar": {"1e-2", …}, "thresholds": {"1e-2", …}, "eer", "threshold", "pairs"}``: `threshold`
+        is the mean over the folds of the accuracy, `thresholds` are those of the true-accept rates.
     """
     accuracy = folded_accuracy(scores, same, folds)
+    points = [tar_at_far(scores[same], scores[~same], rate) for rate in rates]
     return {
         "accuracy": accuracy.mean,
         "std": accuracy.std,
-        "tar": {rate_label(rate): tar_at_far(scores[same], scores[~same], rate).tar for rate in rates},
+        "tar": {rate_label(point.far): point.tar for point in points},
+        "thresholds": {rate_label(point.far): point.threshold for point in points},
         "eer": equal_error_rate(scores[same], scores[~same]),
         "threshold": float(np.mean(accuracy.thresholds)),
         "pairs": len(scores),

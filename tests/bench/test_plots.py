@@ -12,12 +12,13 @@ pytest.importorskip("matplotlib", reason="curves need the extra bench")
 from facekd.bench.plots import plot_det, plot_detection
 from facekd.detection.evaluate import FoundFaces
 from facekd.detection.labels import LabelledPhotograph
+from facekd.evaluation.verification import det_curve
 from facekd.images import load_image
 
 
 def test_both_curves(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    one, other = ((rng.normal(mean, 1, 50), rng.normal(0, 1, 50)) for mean in (1, 3))
+    one, other = (det_curve(rng.normal(mean, 1, 50), rng.normal(0, 1, 50)) for mean in (1, 3))
     plot_det(tmp_path / "det.png", {"easy": other, "hard": one})
     plot_det(tmp_path / "one.png", {"hard": one})
     assert not np.array_equal(load_image(tmp_path / "det.png"), load_image(tmp_path / "one.png"))

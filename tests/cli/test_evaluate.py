@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from facekd import cli
-from facekd.cli import evaluate as evaluate_commands
+from facekd.cli import evaluate_detection
 from facekd.detection.detector import Detection
 from facekd.gallery.calibration import Calibration
 from facekd.images import ImageSource
@@ -42,7 +42,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "test").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "test" / "a.png")
     (tmp_path / "test.txt").write_text("# a.png 20 20\n0 0 10 10 3 3 0 7 3 0 5 5 0 3 7 0 7 7 0 1\n")
-    monkeypatch.setattr(evaluate_commands, "_detector", lambda *_: CentreFinder())
+    monkeypatch.setattr(evaluate_detection, "_detector", lambda *_: CentreFinder())
     return tmp_path
 
 

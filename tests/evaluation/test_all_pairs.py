@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from facekd.evaluation.all_pairs import (
+    all_pairs_det_curve,
     all_pairs_equal_error_rate,
     compare_all,
     crop_figures,
-    false_match_rates_by_group,
+    hardest_pairs,
     operating_points,
 )
 from facekd.evaluation.bootstrap import (
@@ -81,6 +82,40 @@ def test_figures_have_the_documented_keys() -> None:
     assert set(figures["tar"]) == set(figures["thresholds"]) == {"1e-2"}
 
 
+def test_the_det_curve_against_all_scores_at_once() -> None:
+    embeddings, names = faces()
+    curve = all_pairs_det_curve(compare_all(embeddings, names))
+    mated, non_mated = (np.array(list(kind.values())) for kind in by_loop(embeddings, names))
+    assert (curve.mated, curve.non_mated) == (len(mated), len(non_mated))
+    for fmr in (0.01, 0.1, 0.5):
+        point = int(np.searchsorted(curve.fmr, fmr))
+        threshold = curve.thresholds[point]
+        # The histogram is 1e-5 of cosine wide: a score at its edge may fall on either side.
+        assert curve.fmr[point] == pytest.approx((non_mated >= threshold).mean(), abs=2 / len(non_mated))
+        assert curve.fnmr[point] == pytest.approx((mated < threshold).mean(), abs=2 / len(mated))
+    with pytest.raises(ValueError, match="needs both"):
+        all_pairs_det_curve(compare_all(embeddings, [""] * len(names)))
+
+
+def test_the_hardest_pairs_show_two_people_once() -> None:
+    embeddings, names = faces()
+    pairs = compare_all(embeddings, names, max_far=1.0)
+    false_matches, false_non_matches = hardest_pairs(pairs, 5)
+    worst: dict[frozenset[str], float] = {}
+    least: dict[str, float] = {}
+    for i, j in combinations([k for k, name in enumerate(names) if name], 2):
+        score = float(embeddings[i] @ embeddings[j])
+        if names[i] == names[j]:
+            least[names[i]] = min(least.get(names[i], 2.0), score)
+        else:
+            people = frozenset((names[i], names[j]))
+            worst[people] = max(worst.get(people, -2.0), score)
+    np.testing.assert_allclose(false_matches.scores, sorted(worst.values(), reverse=True)[:5], atol=1e-6)
+    np.testing.assert_allclose(false_non_matches.scores, sorted(least.values())[:5], atol=1e-6)
+    assert [names[k] for k in false_non_matches.first] == [names[k] for k in false_non_matches.second]
+    assert all(names[i] != names[j] for i, j in zip(false_matches.first, false_matches.second, strict=True))
+
+
 @pytest.mark.parametrize(("embeddings", "names"), [(np.empty((0, 4)), []), (np.eye(4), [""] * 4)])
 def test_no_labelled_crops(embeddings: np.ndarray, names: list[str]) -> None:
     pairs = compare_all(embeddings, names)
@@ -94,18 +129,6 @@ def test_bad_input_is_refused() -> None:
         compare_all(2 * np.eye(3), ["a", "b", "c"])
     with pytest.raises(ValueError, match="wanted one each"):
         compare_all(np.eye(3), ["a"])
-
-
-def test_groups() -> None:
-    a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    embeddings = np.stack([a, a, a, b, b, a])
-    groups = ["x", "x", "x", "x", "y", ""]
-    rates = false_match_rates_by_group(embeddings, groups, 0.5, ["p", "p", "", "", "", ""], chunk=2)
-    # In x: six pairs, one of them of p with p; of the other five, the unknown a matches both of p.
-    assert rates["x"] == {"fmr": 2 / 5, "false_matches": 2, "pairs": 5, "crops": 4}
-    assert np.isnan(rates["y"]["fmr"])
-    assert list(rates) == ["x", "y"]
-    assert false_match_rates_by_group(embeddings, groups, 0.5)["x"]["false_matches"] == 3
 
 
 def test_weighted_threshold_agrees_with_repeating_the_scores() -> None:

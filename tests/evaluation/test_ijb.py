@@ -1,4 +1,4 @@
-"""IJB's templates against a loop, and its lists; CALFW's and CPLFW's lists."""
+"""IJB's templates against a loop, and its lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from facekd.errors import DataError
 from facekd.evaluation.ijb import ijb_scores, read_ijb, template_embeddings
-from facekd.evaluation.two_line_pairs import names_people, person_of, read_two_line_pairs
 
 
 def test_templates_against_a_loop() -> None:
@@ -66,8 +65,8 @@ def test_protocol(tmp_path: Path) -> None:
     ("faces", "pairs", "points", "said"),
     [
         ("1.jpg 1\n", "1 1 1\n", None, "line 1: 2 columns"),
-        ("1.jpg 1 1\n", "1 2 1\n", None, r"without faces: \[2\]"),
-        ("1.jpg 1 x\n", "1 1 1\n", None, "no number"),
+        ("1.jpg 1 1\n", "1 2 1\n1 1 0\n", None, r"without faces: \[2\]"),
+        ("1.jpg 1 x\n", "1 1 1\n1 1 0\n", None, "no number"),
         ("1.jpg 1 1\n", "1 1 1\n", "2.jpg " + "0 " * 10 + "1\n", "same files"),
     ],
 )
@@ -77,46 +76,10 @@ def test_lists_with_errors(tmp_path: Path, faces: str, pairs: str, points: str |
 
 
 def test_comparisons_of_one_kind_show_no_error_rate(tmp_path: Path) -> None:
-    protocol = read_ijb(write(tmp_path, "1.jpg 1 10\n2.jpg 2 11\n", "1 2 1\n"))
     with pytest.raises(DataError, match="1 mated and 0 non-mated"):
-        ijb_scores(protocol, np.eye(2)).figures()
-
-
-def test_people_of_a_list_are_told_by_the_names_of_its_files(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.txt"
-    path.write_text("Ada_B_0001.jpg 1\nx/Ada_B_2.jpg 1\nAda_B_2.jpg 0\nCy_1.jpg 0\n")
-    assert names_people(read_two_line_pairs(path))
-    assert [person_of(name) for name in ("x/Ada_B_2.jpg", "Cy_1.jpg", "1.jpg")] == ["Ada_B", "Cy", ""]
-    for wrong in ("1.jpg 1\nAda_1.jpg 1\n", "Ada_1.jpg 1\nBob_1.jpg 1\n"):
-        path.write_text(wrong)
-        assert not names_people(read_two_line_pairs(path))
+        read_ijb(write(tmp_path, "1.jpg 1 10\n2.jpg 2 11\n", "1 2 1\n"))
 
 
 def test_no_lists(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found 0"):
         read_ijb(tmp_path)
-
-
-def test_two_line_pairs(tmp_path: Path) -> None:
-    path = tmp_path / "pairs_CPLFW.txt"
-    path.write_text("a.jpg 1\nb.jpg 1\nc.jpg 7\nd.jpg 7\ne.jpg 0\nf.jpg 0\n")
-    pairs = read_two_line_pairs(path)
-    assert (pairs.first, pairs.second) == (("a.jpg", "c.jpg", "e.jpg"), ("b.jpg", "d.jpg", "f.jpg"))
-    assert pairs.same.tolist() == [True, True, False]
-    assert pairs.folds.tolist() == [0, 5, 0]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "0 lines"),
-        ("a.jpg 1\n", "1 lines"),
-        ("a.jpg 1\nb.jpg 0\n", "contradict"),
-        ("a.jpg 1\nb.jpg\n", "line 1"),
-    ],
-)
-def test_two_line_pairs_with_errors(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "pairs.txt"
-    path.write_text(text)
-    with pytest.raises(DataError, match=said):
-        read_two_line_pairs(path)

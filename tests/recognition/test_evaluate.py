@@ -16,15 +16,18 @@ import pytest
 from PIL import Image
 
 from facekd import cli
-from facekd.cli import evaluate as evaluate_commands
+from facekd.cli import evaluate_crops as crops_commands
+from facekd.cli import evaluate_pairs as pairs_commands
 from facekd.detection.detector import Detection
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.cfp import person_of
 from facekd.evaluation.masked import draw_mask, mask_kind
+from facekd.evaluation.pair_files import read_pair_list
+from facekd.evaluation.photographs import Photographs
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import TEMPLATE
 from facekd.recognition.calibrate import calibrate_crops
-from facekd.recognition.error_sheet import save_lfw_sheet, save_photograph_sheet, worst_pairs
+from facekd.recognition.error_sheet import error_sheet, save_lfw_sheet, save_photograph_sheet, worst_pairs
 from facekd.recognition.evaluate import (
     embed_crops,
     evaluate_bin,
@@ -33,7 +36,7 @@ from facekd.recognition.evaluate import (
     evaluate_lfw,
     evaluate_list,
 )
-from facekd.recognition.evaluate_crops import crop_embeddings, evaluate_crops, evaluate_mask, read_crop_table
+from facekd.recognition.evaluate_crops import CropTable, crop_embeddings, evaluate_crops, evaluate_mask, read_crop_table
 from facekd.recognition.mask import MaskResult
 
 Answer = Callable[..., dict[str, Any]]
@@ -216,7 +219,7 @@ def test_bin(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(pickle.dumps((faces, [True, False] * 10)))
     figures = evaluate_bin(tmp_path / "x.bin", ByColour()).figures()
     assert (figures["accuracy"], figures["pairs"]) == (1.0, 20)
-    (tmp_path / "y.bin").write_bytes(pickle.dumps(([picture((9, 9, 9), 96)] * 2, [True])))
+    (tmp_path / "y.bin").write_bytes(pickle.dumps(([picture((9, 9, 9), 96)] * 4, [True, False])))
     with pytest.raises(DataError, match="96x96"):
         evaluate_bin(tmp_path / "y.bin", ByColour())
 
@@ -227,7 +230,7 @@ def test_list_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "dark.png").write_bytes(picture((0, 0, 0)))
     rows = ["Ada.png 1", "Ada.png 1", "Ada.png 0", "Bob.png 0", "Cy.png 1", "dark.png 1", "Bob.png 0", "Cy.png 0"]
     (tmp_path / "pairs.txt").write_text("\n".join(rows))
-    outcome = evaluate_list(tmp_path / "pairs.txt", tmp_path, ByColour(), Whole())
+    outcome = evaluate_list(read_pair_list(tmp_path / "pairs.txt"), tmp_path, ByColour(), Whole())
     assert outcome.undetected == ("dark.png",)
     assert outcome.scores[2] == 0.0
     assert outcome.scores[0] == pytest.approx(1, abs=1e-4)
@@ -261,8 +264,9 @@ def test_ijb(ijb: Path) -> None:
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
     """What `facekd evaluate …` answers scripts, with models that know colours."""
-    monkeypatch.setattr(evaluate_commands, "load_embedder", lambda *_: ByColour())
-    monkeypatch.setattr(evaluate_commands, "open_detector", lambda *_: Whole())
+    for commands in (pairs_commands, crops_commands):
+        monkeypatch.setattr(commands, "load_embedder", lambda *_: ByColour())
+    monkeypatch.setattr(pairs_commands, "open_detector", lambda *_: Whole())
 
     def run(*arguments: str | Path) -> dict[str, Any]:
         assert cli.run(["evaluate", *map(str, arguments), "--json"]) == 0
@@ -281,6 +285,28 @@ def test_the_command_lfw_draws_masks_a_sheet_and_a_curve(lfw: Path, answer: Answ
     assert load_image(lfw / "det.png").size
     whole = answer("lfw", lfw, "--mode", "whole", "--part", "1")
     assert (whole["mode"], whole["pairs"]) == ("whole", 4)
+
+
+def test_the_command_lfw_tells_groups(lfw: Path, answer: Answer, capsys: Any) -> None:
+    (lfw / "groups.csv").write_text(
+        "file,gender,hat\nAda_0001.jpg,f,x\nAda_0002,f,x\nCy/Cy_0001.png,f,x\nBob/Bob_0001,m,x\n"
+    )
+    arguments = ("lfw", lfw, "--groups", lfw / "groups.csv", "--group", "gender")
+    figures = answer(*arguments)
+    for rate in ("1e-2", "1e-3"):
+        found = figures["groups"][rate]["f"]
+        assert (found["pairs"], found["crops"], found["fmr"]) == (2, 3, found["false_matches"] / 2)
+        assert figures["groups"][rate]["m"]["fmr"] is None
+        assert -1 < figures["thresholds"][rate] < 0  # as far apart as colours are
+    assert cli.run(["evaluate", *map(str, arguments)]) == 0
+    assert "no pair" in capsys.readouterr().out
+    for wrong, said in (
+        (["--groups", lfw / "groups.csv"], "name one with --group"),
+        (["--group", "gender"], "give both"),
+        (["--groups", lfw / "groups.csv", "--group", "hat", "--masked"], "leave --masked out"),
+    ):
+        assert cli.run(["evaluate", "lfw", str(lfw), *map(str, wrong)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer) -> None:
@@ -319,6 +345,11 @@ def test_the_command_pairs(tmp_path: Path, answer: Answer) -> None:
     assert set(figures["interval"]) == {"accuracy", "1e-2", "1e-3"}
     assert load_image(tmp_path / "sheet.png").shape == (130, 4 * 234, 3)
     assert load_image(tmp_path / "det.png").size
+    # Aligned crops are not looked for; group labels by person.
+    (tmp_path / "people.csv").write_text("person,group\nAda,x\nBob,x\nCy,y\n")
+    aligned = answer(*arguments, "--aligned", "--groups", tmp_path / "people.csv")
+    assert aligned["accuracy"] == 1.0
+    assert {name: group["pairs"] for name, group in aligned["groups"]["1e-2"].items()} == {"x": 4, "y": 0}
     for name in ("Ada_1", "Bob_1"):
         (tmp_path / f"{name}.png").rename(tmp_path / f"{name[:-2]}.png")
     (tmp_path / "pairs.txt").write_text("\n".join(rows).replace("Ada_1", "Ada").replace("Bob_1", "Bob"))
@@ -364,6 +395,42 @@ def test_crops(crops: Path) -> None:
     np.testing.assert_allclose(stored, computed, atol=1e-3)
 
 
+def test_the_command_crops_saves_a_curve_a_sheet_and_groups(crops: Path, answer: Answer, capsys: Any) -> None:
+    arguments = ["crops", crops, "--split", "val", "--replicates", "0", "--group", "group"]
+    figures = answer(*arguments, "--sheet", crops / "sheet.png", "--plot", crops / "det.png")
+    assert load_image(crops / "det.png").size
+    table = read_crop_table(crops, "faces.csv", "val")
+    matrix = crop_embeddings(table, ByColour())
+    # Six pairs of two people, and one pair of each of the four: ten cells, four a line.
+    sheet = load_image(crops / "sheet.png")
+    assert sheet.shape == (3 * 130, 4 * 234, 3)
+    scores = matrix @ matrix.T
+    scores[[[row["identity"] == other["identity"] for other in table.rows] for row in table.rows]] = -2
+    scores[12:] = scores[:, 12:] = -2  # nobody knows them
+    colours = [
+        load_image(crops_of.read(row["file"]))[0, 0]
+        for row in table.rows
+        for crops_of in [Photographs(crops / "s.zip")]
+    ]
+    shown = [sheet[56, x] for x in (56, 168)]
+    worst = [colours[k] for k in sorted(np.unravel_index(scores.argmax(), scores.shape))]
+    assert np.abs(np.array(shown).astype(int) - np.array(worst)).max() <= 1
+    assert figures["groups"]["1e-2"]["x"]["crops"] == 7
+    assert cli.run(["evaluate", *map(str, arguments)]) == 0
+    shown_text = capsys.readouterr().out
+    assert "false-match rates of different people of one group" in shown_text
+    assert "FMR where FAR is 1e-3" in shown_text
+
+
+def test_captions_stay_in_their_cells() -> None:
+    black = np.zeros((112, 112, 3), np.uint8)
+    sheet = error_sheet(
+        [(black, black, "different, 0.812: Someone with a very long name / Somebody else"), (black, black, "")]
+    )
+    assert (sheet[112:, :230] < 128).any()
+    assert (sheet[112:, 232:] == 255).all()
+
+
 def test_crops_errors(crops: Path) -> None:
     table = read_crop_table(crops, "faces.csv", "val")
     with pytest.raises(DataError, match="it has train, val"):
@@ -379,6 +446,11 @@ def test_crops_errors(crops: Path) -> None:
     embedded = crop_embeddings(only, ByColour())
     with pytest.raises(DataError, match="fewer than two"):
         evaluate_crops(only, embedded)
+    single = CropTable(table.root, tuple(table.rows[k] for k in (0, 3)), table.numbers[[0, 3]])
+    with pytest.raises(DataError, match="only one crop of each of its 2 people"):
+        evaluate_crops(single, np.eye(2, dtype=np.float32))
+    with pytest.raises(DataError, match="normalise"):
+        evaluate_crops(table, np.full((14, 3), 2, np.float32))
 
 
 def test_mask(crops: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import ConfigError, DataError
+from facekd.errors import ConfigError, DataError, ImageError
 from facekd.evaluation.all_pairs import AllPairs, compare_all, crop_figures
 from facekd.evaluation.bootstrap import bootstrap_tar
 from facekd.evaluation.classification import classification_figures
@@ -77,7 +77,10 @@ class CropTable:
         shard = row.get("shard") or "."
         if shard not in archives:
             archives[shard] = Photographs(self.root / shard)
-        picture = load_image(archives[shard].read(row["file"]))
+        try:
+            picture = load_image(archives[shard].read(row["file"]))
+        except ImageError as error:
+            raise ImageError(f"{self.root / shard}: {row['file']}: {error}") from error
         if picture.shape != (112, 112, 3):
             raise DataError(f"{self.root / shard}: {row['file']} is {picture.shape[1]}x{picture.shape[0]}, not 112x112")
         return picture
@@ -94,8 +97,12 @@ def read_crop_table(root: str | os.PathLike[str], table: str, split: str) -> Cro
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"Cannot read the table {path}: {error}") from error
-    if rows and not {"file", "split"} <= rows[0].keys():
+        raise DataError(
+            f"Cannot read the table {path}: {error}; facekd prepare FOLDER OUT writes faces.csv with its crops"
+        ) from error
+    if not rows:
+        raise DataError(f"{path} lists no crop")
+    if not {"file", "split"} <= rows[0].keys():
         raise DataError(f"{path} needs the columns shard, file and split; it has {', '.join(rows[0])}")
     numbers = [number for number, row in enumerate(rows) if row["split"] == split]
     if not numbers:
@@ -133,6 +140,12 @@ def crop_embeddings(
     if embedder is None:
         raise ConfigError("Crops need an embedder, or embeddings from a file")
     archives: dict[str, Photographs] = {}
+    files: dict[str, list[str]] = {}
+    for row in crops.rows:
+        files.setdefault(row.get("shard") or ".", []).append(row["file"])
+    for shard, names in files.items():
+        archives[shard] = Photographs(crops.root / shard)
+        archives[shard].require(names, f"the table of {crops.root}")
     embedded = embed_crops(
         embedder, ((str(k), crops.crop(row, archives)) for k, row in enumerate(progress(crops.rows, "embedding")))
     )

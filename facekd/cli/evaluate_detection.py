@@ -11,7 +11,7 @@ from facekd.cli.evaluate_options import DetectorPeer, PeerModels, Plot, Sheet, S
 from facekd.cli.evaluation_tables import detection_table, row_table
 from facekd.cli.models import RefinerModel, open_detector
 from facekd.cli.output import JsonOption, Output, ThreadsOption
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, DataError
 
 DetectorModel = Annotated[str, typer.Option("--model", metavar="MODEL", help="Detector: name, task, or an .onnx file.")]
 Folder = Annotated[
@@ -58,15 +58,18 @@ def detection(
 ) -> None:
     """AP, recall at precision 0.90 and at 0.1 false alarms a photograph, from labels in RetinaFace's form."""
     with Output(json=json, threads=threads) as output:
-        check_targets(sheet, plot)
         from facekd.detection.evaluate import detection_report, look, read_split
         from facekd.detection.label_formats import read_any_labels
         from facekd.evaluation.photographs import Photographs, folder_or_archive
 
+        check_targets(sheet, plot)
         finder = _detector(model, refiner, peer, peer_models, all_views)
         labels = read_split(folder, split) if labels_path is None else read_any_labels(labels_path, folder)
         photographs = folder_or_archive(folder, split) if labels_path is None else Photographs(folder)
+        if not any((~photograph.ignore).any() for photograph in labels):
+            raise DataError(f"{labels_path} labels no face in {len(labels)} photographs: there is nothing to find")
         names = [photograph.name for photograph in labels]
+        photographs.require(names, labels_path or folder / f"{split}.txt")
         found = look(finder, photographs, names, output.progress, long_side_px=long_side)
         if sheet is not None:
             from facekd.detection.error_sheet import save_miss_sheet

@@ -67,14 +67,12 @@ def with_groups(table: Table, figures: Mapping[str, Any]) -> RenderableType:
     below.title = "false-match rates of different people of one group"
     for name in next(iter(rates.values())):
         found = [groups[name] for groups in rates.values()]
-        cells = (
-            f"{group['fmr']:.1e}, {group['false_matches']} of them" if group["pairs"] else "no pair" for group in found
-        )
+        cells = (f"{group['fmr']:.1e} ({group['false_matches']:,})" if group["pairs"] else "no pair" for group in found)
         below.add_row(name, f"{found[0]['crops']:,}", f"{found[0]['pairs']:,}", *cells)
     thresholds = ", ".join(f"{figures['thresholds'][rate]:.4f}" for rate in rates)
     below.caption = (
-        f"thresholds {thresholds}: those of the table above. A rate that rests on fewer than about 30 false matches is "
-        "a guess."
+        f"thresholds {thresholds}, those of the table above; in brackets how many false matches: a rate that rests on "
+        "fewer than about 30 is a guess"
     )
     return Group(table, below)
 

@@ -90,7 +90,10 @@ def read_ijb(root: str | os.PathLike[str]) -> IjbProtocol:
 def _rows(meta: Path, ending: str, columns: int) -> list[list[str]]:
     found = sorted(meta.glob(f"*{ending}")) if meta.is_dir() else []
     if len(found) != 1:
-        raise DataError(f"Wanted one file *{ending} in {meta}, found {len(found)}")
+        raise DataError(
+            f"Wanted one file *{ending} in {meta}, found {len(found)}: the lists are those that InsightFace hands out "
+            "for IJB-B and IJB-C"
+        )
     try:
         rows = [line.split() for line in found[0].read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

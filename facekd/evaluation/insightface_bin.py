@@ -54,7 +54,7 @@ def read_bin(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], PairList]:
         with path.open("rb") as file:
             content = _PlainUnpickler(file, encoding="bytes").load()
     except Exception as error:  # a hostile pickle can raise anything
-        raise DataError(f"Cannot read {path}: {error}") from error
+        raise DataError(f"Cannot read {path}: {error}; wanted a set of InsightFace such as agedb_30.bin") from error
     if not isinstance(content, tuple | list) or len(content) != 2:
         raise DataError(f"{path} is no verification set: wanted (pictures, flags)")
     pictures, flags = content

@@ -159,7 +159,10 @@ def read_wider_labels(source: str | os.PathLike[str]) -> list[WiderPhotograph]:
         DataError: the labels cannot be read, or are not in this form.
     """
     path = Path(source)
-    return _read_mat(path) if path.is_dir() else _read_text(path)
+    photographs = _read_mat(path) if path.is_dir() else _read_text(path)
+    if not any(len(photograph.boxes) for photograph in photographs):
+        raise DataError(f"{path} labels no face in {len(photographs)} photographs: there is nothing to find")
+    return photographs
 
 
 def _read_text(path: Path) -> list[WiderPhotograph]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from facekd import cli
 from facekd.errors import DataError
 from facekd.evaluation.pair_files import read_pair_list
 from facekd.evaluation.pair_people import first_word, folder, numbered, person_of, with_age
+from facekd.images import save_image
 
 
 def test_two_lines_a_pair(tmp_path: Path) -> None:
@@ -92,6 +96,24 @@ def test_agedb(tmp_path: Path) -> None:
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.folds.tolist() == [0, 0, 1, 1]
     assert person_of(pairs) is first_word
+
+
+@pytest.mark.usefixtures("fake_zoo")
+def test_the_command_reads_agedb(
+    tmp_path: Path, paint_face: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person, name in enumerate(("1_Ada_0_20_f", "1_Ada_3_50_f", "2_Bob_1_49_m", "2_Bob_7_79_m")):
+        image = np.full((200, 200, 3), 128, np.uint8)
+        paint_face(image, 60, 60, 70 + 5 * (person % 2), person=person // 2)
+        save_image(tmp_path / f"{name}.png", image)
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}.jpg")
+    fold = [("1_Ada_0_20_f", "1_Ada_3_50_f", 1), ("2_Bob_1_49_m", "2_Bob_7_79_m", 1)]
+    fold += [("1_Ada_0_20_f", "2_Bob_7_79_m", -1), ("2_Bob_1_49_m", "1_Ada_3_50_f", -1)]
+    path = write_agedb(tmp_path / "04_FINAL_protocol_30_years.mat", [fold, fold])
+    assert cli.run(["evaluate", "pairs", str(path), str(tmp_path), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["accuracy"], figures["pairs"], figures["undetected"]) == (1.0, 8, 0)
+    assert set(figures["interval"]) == {"accuracy", "1e-2", "1e-3"}
 
 
 def test_agedb_laid_out_otherwise(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def pairs(
             dir_okay=False,
             show_default=False,
             help="Lines 'first second label' or 'label first second' (1: one person, 0: two); pairs_CALFW.txt or "
-            "pairs_CPLFW.txt; AgeDB's 04_FINAL_protocol_30_years.mat.",
+            "pairs_CPLFW.txt; RFW's African_pairs.txt; AgeDB's 04_FINAL_protocol_30_years.mat.",
         ),
     ],
     images: Annotated[
@@ -200,7 +200,7 @@ def pairs(
     json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Pairs by a list: your own, CALFW, CPLFW or AgeDB, from whole photographs; a face that is not found scores 0."""
+    """Pairs by a list: your own, CALFW, CPLFW, RFW, AgeDB, from photographs; a face that is not found scores 0."""
     with Output(json=json, threads=threads) as output:
         from facekd.evaluation.pair_files import read_pair_list
         from facekd.evaluation.pair_people import person_of

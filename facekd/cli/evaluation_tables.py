@@ -65,8 +65,10 @@ def with_groups(table: Table, figures: Mapping[str, Any]) -> RenderableType:
     rates = figures["groups"]
     below = Table("group", "photographs", "pairs", *(f"FMR where FAR is {rate}" for rate in rates))
     below.title = "false-match rates of different people of one group"
-    for name in next(iter(rates.values())):
-        found = [groups[name] for groups in rates.values()]
+    rows = {name: [groups[name] for groups in rates.values()] for name in next(iter(rates.values()))}
+    if "everybody" in figures:
+        rows["(everybody)"] = list(figures["everybody"].values())
+    for name, found in rows.items():
         cells = (f"{group['fmr']:.1e} ({group['false_matches']:,})" if group["pairs"] else "no pair" for group in found)
         below.add_row(name, f"{found[0]['crops']:,}", f"{found[0]['pairs']:,}", *cells)
     thresholds = ", ".join(f"{figures['thresholds'][rate]:.4f}" for rate in rates)

@@ -125,7 +125,7 @@ def photograph_rates_by_group(
     groups: GroupTable,
     person_of: Callable[[str], str],
     thresholds: Mapping[str, float],
-) -> GroupRates:
+) -> tuple[GroupRates, dict[str, dict[str, float | int]]]:
     """`false_match_rates_by_group` of a pair protocol's photographs: all pairs of different people, listed or not.
 
     Args:
@@ -133,11 +133,18 @@ def photograph_rates_by_group(
         groups: what the user knows.
         person_of: the person of a photograph.
         thresholds: as there.
+
+    Returns:
+        (rates within each group; by the name of the rate the same over everybody, in whatever group or none: the
+        listed pairs are few, so that their own share of false matches is no measure for the groups).
     """
     found = {name: vector for name, vector in embeddings.items() if vector is not None}
     people = [person_of(name) for name in found]
     labels = [groups.of(name, person) for name, person in zip(found, people, strict=True)]
-    return false_match_rates_by_group(np.stack(list(found.values())), labels, thresholds, people)
+    matrix = np.stack(list(found.values()))
+    everybody = false_match_rates_by_group(matrix, ["everybody"] * len(people), thresholds, people)
+    rates = false_match_rates_by_group(matrix, labels, thresholds, people)
+    return rates, {rate: groups["everybody"] for rate, groups in everybody.items()}
 
 
 def _plain(name: str) -> str:

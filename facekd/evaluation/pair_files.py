@@ -4,6 +4,8 @@
   sets are unpacked to (``agedb_30_ann.txt``); tabs or commas between the three where names have blanks in them;
 * two lines a pair, ``file label``: CALFW and CPLFW (Zheng et al. 2017, "Cross-Age LFW"; Zheng and Deng 2018,
   "Cross-Pose LFW");
+* one line a pair, ``person i j`` or ``person i person j`` without a first line that counts them: RFW (Wang et al. 2019,
+  "Racial Faces in the Wild"), a list for each of four groups, photographs ``person/person_0001.jpg``;
 * ``.mat``: AgeDB (`facekd.evaluation.agedb`).
 """
 
@@ -45,12 +47,19 @@ def read_pair_list(path: str | os.PathLike[str]) -> PairList:
     width = len(lines[0][1])
     if width == 2 and all(word.isdecimal() for word in lines[0][1]):
         raise DataError(f"{path} begins as LFW's pairs.txt does: use facekd evaluate lfw DIR; here {_FORMS}")
+    if all(_counts_photographs(words) for _, words in lines):
+        rows = [_by_number(words) for _, words in lines]
+        return _dealt(rows, path)
     if width not in (2, 3):
         raise DataError(f"{path}, line {lines[0][0]}: {' '.join(lines[0][1])!r} has {width} words; {_FORMS}")
     for number, words in lines:
         if len(words) != width:
             raise DataError(f"{path}, line {number}: {len(words)} words, the first line has {width}; {_FORMS}")
-    rows = _two_lines(path, lines) if width == 2 else _one_line(path, lines)
+    return _dealt(_two_lines(path, lines) if width == 2 else _one_line(path, lines), path)
+
+
+def _dealt(rows: list[tuple[str, str, bool]], path: Path) -> PairList:
+    """Pairs in ten folds: mated and non-mated ones each in their order."""
     mated = np.array([row[2] for row in rows], bool)
     folds = np.empty(len(mated), np.int64)
     for kind in (True, False):
@@ -62,6 +71,17 @@ def read_pair_list(path: str | os.PathLike[str]) -> PairList:
 def _words(line: str) -> list[str]:
     separator = next((mark for mark in ("\t", ",") if mark in line), None)
     return [word.strip() for word in line.strip().split(separator)]
+
+
+def _counts_photographs(words: list[str]) -> bool:
+    """Whether a line has the form ``person i j`` or ``person i person j``."""
+    return len(words) in (3, 4) and words[1].isdecimal() and words[-1].isdecimal()
+
+
+def _by_number(words: list[str]) -> tuple[str, str, bool]:
+    one, i, *other, j = words
+    names = [f"{person}/{person}_{int(k):04d}.jpg" for person, k in ((one, i), (other[0] if other else one, j))]
+    return names[0], names[1], not other
 
 
 def _one_line(path: Path, lines: list[tuple[int, list[str]]]) -> list[tuple[str, str, bool]]:

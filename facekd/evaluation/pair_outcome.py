@@ -48,7 +48,8 @@ class PairOutcome:
                 each true-accept rate by a bootstrap over people.
             replicates: its draws.
             groups: of people or photographs, with `person_of`; adds ``groups``, the false-match rates within each at
-                the thresholds of the true-accept rates, over all pairs of the protocol's photographs.
+                the thresholds of the true-accept rates, over all pairs of the protocol's photographs, and
+                ``everybody``, the same over all of them.
         """
         pairs = self.pairs
         found = verification_figures(self.scores, pairs.same, pairs.folds)
@@ -60,7 +61,9 @@ class PairOutcome:
             )
             found["interval"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
             if groups is not None:
-                found["groups"] = photograph_rates_by_group(self.embeddings, groups, person_of, found["thresholds"])
+                found["groups"], found["everybody"] = photograph_rates_by_group(
+                    self.embeddings, groups, person_of, found["thresholds"]
+                )
         return found
 
     def det_curve(self) -> DetCurve:

@@ -60,10 +60,12 @@ def test_all_photographs_of_a_protocol_are_compared_within_their_group(tmp_path:
     (tmp_path / "groups.csv").write_text("person,group\np,x\nq,x\nr,y\n")
     table = GroupTable(tmp_path / "groups.csv")
     seen = {"p/1": A, "p/2": A, "q/1": A, "q/2": None, "r/1": B, "s/1": A}
-    rates = photograph_rates_by_group(seen, table, lambda name: name[0], {"1e-2": 0.5})
+    rates, everybody = photograph_rates_by_group(seen, table, lambda name: name[0], {"1e-2": 0.5})
     # In x: p with p is mated, p with q twice; q's second photograph shows no face, s is in no group.
     assert rates["1e-2"]["x"] == {"fmr": 1.0, "false_matches": 2, "pairs": 2, "crops": 3}
     assert rates["1e-2"]["y"]["pairs"] == 0
+    # Nine pairs of five photographs are of different people; s is taken for p twice and for q, p for q twice.
+    assert everybody["1e-2"] == {"fmr": 5 / 9, "false_matches": 5, "pairs": 9, "crops": 5}
     table.require(["p/1"], lambda name: name[0])
     with pytest.raises(DataError, match=r"no group for any photograph \(t/1, …\); it names p, q, r"):
         table.require(["t/1"], lambda name: name[0])

@@ -42,6 +42,15 @@ def test_one_line_a_pair(tmp_path: Path, text: str) -> None:
     assert pairs.folds.tolist() == [0, 5, 0]
 
 
+def test_photographs_by_number(tmp_path: Path) -> None:
+    (tmp_path / "African_pairs.txt").write_text("m.01\t1\t3\nm.02\t2\t1\nm.01\t1\tm.02\t2\n")
+    pairs = read_pair_list(tmp_path / "African_pairs.txt")
+    assert pairs.first == ("m.01/m.01_0001.jpg", "m.02/m.02_0002.jpg", "m.01/m.01_0001.jpg")
+    assert pairs.second == ("m.01/m.01_0003.jpg", "m.02/m.02_0001.jpg", "m.02/m.02_0002.jpg")
+    assert pairs.same.tolist() == [True, True, False]
+    assert person_of(pairs) is numbered
+
+
 def test_names_with_blanks(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("Ada L/1.jpg,Ada L/2.jpg,1\nBob/1 .jpg,Bob/2.jpg,1\nAda L/1.jpg,Bob/2.jpg,0\n")
     assert read_pair_list(tmp_path / "pairs.csv").first == ("Ada L/1.jpg", "Bob/1 .jpg", "Ada L/1.jpg")

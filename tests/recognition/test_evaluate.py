@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -297,9 +298,12 @@ def test_the_command_lfw_tells_groups(lfw: Path, answer: Answer, capsys: Any) ->
         found = figures["groups"][rate]["f"]
         assert (found["pairs"], found["crops"], found["fmr"]) == (2, 3, found["false_matches"] / 2)
         assert figures["groups"][rate]["m"]["fmr"] is None
+        assert figures["everybody"][rate]["pairs"] == 12  # six photographs, two of each person
         assert -1 < figures["thresholds"][rate] < 0  # as far apart as colours are
     assert cli.run(["evaluate", *map(str, arguments)]) == 0
-    assert "no pair" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no pair" in shown
+    assert "(everybody)" in shown
     for wrong, said in (
         (["--groups", lfw / "groups.csv"], "name one with --group"),
         (["--group", "gender"], "give both"),
@@ -309,7 +313,7 @@ def test_the_command_lfw_tells_groups(lfw: Path, answer: Answer, capsys: Any) ->
         assert said in capsys.readouterr().err
 
 
-def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer) -> None:
+def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer, capsys: Any) -> None:
     figures = answer("cfp", cfp, "--sheet", cfp / "sheet.png", "--plot", cfp / "det.png")
     assert (figures["FF"]["accuracy"], figures["FF"]["undetected"], figures["undetected"]) == (1.0, 0, 1)
     for protocol in ("FF", "FP"):
@@ -318,6 +322,10 @@ def test_the_command_cfp_has_intervals_over_people(cfp: Path, answer: Answer) ->
         assert 0 <= low <= figures[protocol]["accuracy"] <= high <= 1
     assert load_image(cfp / "sheet.png").size
     assert load_image(cfp / "det.png").size
+    assert cli.run(["evaluate", "cfp", str(cfp)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"FF +│ 100\.00 %", shown)
+    assert "95 % over people, FP: accuracy" in " ".join(shown.split())
 
 
 def test_the_command_bin(tmp_path: Path, answer: Answer) -> None:
@@ -356,10 +364,12 @@ def test_the_command_pairs(tmp_path: Path, answer: Answer) -> None:
     assert "interval" not in answer(*arguments)
 
 
-def test_the_command_ijb(ijb: Path, answer: Answer) -> None:
+def test_the_command_ijb(ijb: Path, answer: Answer, capsys: Any) -> None:
     figures = answer("ijb", ijb, "--plot", ijb / "det.png")
     assert (figures["tar"], figures["eer"], figures["pairs"]) == ({"1e-1": 1.0}, 0.0, 12)
     assert load_image(ijb / "det.png").size
+    assert cli.run(["evaluate", "ijb", str(ijb)]) == 0
+    assert "12 comparisons of 4 templates" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture

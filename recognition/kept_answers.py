@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facekd.distill.cache import FixedPictures, data_digest
 from facekd.distill.class_centres import centres_of_parts
 from facekd.distill.methods import find_method
 from facekd.distill.settings import DistillSettings, Term
@@ -17,10 +19,14 @@ from facekd.distill.taps import OUTPUT
 from facekd.distill.task import ANSWERS
 from facekd.distill.teachers import CachedTeacher, Teacher
 from facekd.errors import ConfigError
+from facekd.recognition.data.augment import Augmentation
+from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.stored_teacher import StoredEmbeddings
+from facekd.zoo import Preprocessing
 
-CHUNK = 8192  # crops whose answers are read at a time
+CHUNK = 8192  # crops, or answers to them, that are read at a time
+MOVING = ("flip", "shift", "zoom", "rotate_degrees")  # what an augmentation does to places
 
 
 class KeptAnswers(Protocol):
@@ -48,6 +54,33 @@ class StoredAnswers:
     def rows(self, indices: NDArray[np.integer] | Sequence[int]) -> dict[str, Tensor]:
         """See `KeptAnswers`; of unit length."""
         return {OUTPUT: torch.from_numpy(self._embeddings[indices])}
+
+
+def fixed_crops(
+    crops: Crops, preprocessing: Preprocessing, augmentation: Augmentation, keys: NDArray[np.uint64] | None = None
+) -> FixedPictures:
+    """The training crops as a teacher sees them, for its answers to be kept.
+
+    Args:
+        crops: all of them.
+        preprocessing: of the student, and so of the teacher.
+        augmentation: what batches undergo later.
+        keys: names of the crops; without, their pixels are what tells them from others.
+    """
+
+    def take(start: int, stop: int) -> Tensor:
+        pixels = torch.from_numpy(preprocessing.apply(crops[start:stop]))
+        return pixels.cuda() if torch.cuda.is_available() else pixels
+
+    def digest() -> str:
+        prepared = np.frombuffer(preprocessing.model_dump_json().encode(), np.uint8)
+        if keys is not None:
+            return data_digest([prepared, keys])
+        parts = (crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK))
+        return data_digest(chain([prepared], parts))
+
+    moved_by = tuple(f"augmentation.{key}" for key in MOVING if getattr(augmentation, key))
+    return FixedPictures(len(crops), take, digest, moved_by)
 
 
 def stored_answers(faces: FaceSet) -> dict[str, KeptAnswers]:
@@ -108,7 +141,7 @@ def the_one(kept: Mapping[str, KeptAnswers], named: str, what: str, key: str) ->
     """The teacher that something is about: the one that is named, or the only one.
 
     Args:
-        kept: those that could be meant.
+        kept: those that could be meant, as far as they are embeddings.
         named: by the recipe; empty where it does not say.
         what: is about it, for messages.
         key: of the recipe that names it.
@@ -116,6 +149,7 @@ def the_one(kept: Mapping[str, KeptAnswers], named: str, what: str, key: str) ->
     Raises:
         ConfigError: there is none, several and none was named, or the name is no kept teacher's.
     """
+    kept = {name: answers for name, answers in kept.items() if len(answers.shapes.get(OUTPUT, ())) == 1}
     if named in kept:
         return named
     if named:

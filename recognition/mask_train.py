@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from facekd.distill.opening import build_network, distil
+from facekd.distill.opening import build_network, cached_answers, distil
 from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Fraction, Section, TrainingSettings
@@ -20,10 +21,11 @@ from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.composed_masks import compose_correct, compose_incorrect, compose_none
-from facekd.recognition.data.encoded import Crops
+from facekd.recognition.data.encoded import Crops, joined_crops
 from facekd.recognition.data.mask_screening import screen_labels
 from facekd.recognition.data.mask_shards import MaskSet, read_masks
 from facekd.recognition.data.shards import read_faces
+from facekd.recognition.kept_answers import KeptAnswers, as_teachers, batch_answers, fixed_crops
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
 from facekd.recognition.mask import MaskHead
 from facekd.recognition.mask_networks import MASK_NETWORKS, EmbedderMask
@@ -105,10 +107,26 @@ class Recipe(Section):
 
 
 class MaskTask:
-    """See ``facekd.engine.task.Task``."""
+    """See ``facekd.engine.task.Task``.
 
-    def __init__(self, recipe: Recipe, train: MaskSet, val: MaskSet, faces: Crops | None = None) -> None:
+    Args:
+        recipe: what to learn and how.
+        train: labelled training crops.
+        val: labelled validation crops.
+        faces: more training crops without a mask.
+        cached: what teachers said about ``training_crops(train, faces)``, by name; none where crops are composed.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: MaskSet,
+        val: MaskSet,
+        faces: Crops | None = None,
+        cached: Mapping[str, KeptAnswers] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self._cached = cached or {}
         self._faces = faces
         self._train = train
         self._val = val
@@ -137,22 +155,29 @@ class MaskTask:
         preprocessing = self.recipe.preprocessing
         classes = rng.choice(len(STATUSES), settings.batch, p=shares)
         drawn = [self._draw(int(status), rng) for status in classes]
-        crops = np.stack([augment(crop, preprocessing.width, settings.augmentation, rng) for crop in drawn])
-        return {"crops": torch.from_numpy(preprocessing.apply(crops)), "labels": torch.from_numpy(classes)}
+        crops = np.stack([augment(crop, preprocessing.width, settings.augmentation, rng) for crop, _ in drawn])
+        return {
+            "crops": torch.from_numpy(preprocessing.apply(crops)),
+            "labels": torch.from_numpy(classes),
+            **batch_answers(self._cached, [place for _, place in drawn]),
+        }
 
-    def _draw(self, status: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A crop of one status, as it is or composed of two."""
+    def _draw(self, status: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], int]:
+        """A crop of one status, as it is, with its place among the training crops, or composed of two, with -1."""
         if rng.random() >= self.recipe.data.composed[status]:
             return self._one(status, rng)
         if STATUSES[status] == "none":
-            return compose_none(self._one(status, rng), self._one(status, rng), rng)
+            return compose_none(self._one(status, rng)[0], self._one(status, rng)[0], rng), -1
         composed = compose_correct if STATUSES[status] == "mask" else compose_incorrect
-        return composed(self._one(STATUSES.index("none"), rng), self._one(STATUSES.index("mask"), rng), rng)
+        bare, masked = (self._one(STATUSES.index(kind), rng)[0] for kind in ("none", "mask"))
+        return composed(bare, masked, rng), -1
 
-    def _one(self, status: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _one(self, status: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], int]:
         if self._faces is not None and STATUSES[status] == "none" and rng.random() < self.recipe.data.faces_share:
-            return self._faces[int(rng.integers(len(self._faces)))]
-        return self._train.crops[int(rng.choice(self._of_class[status]))]
+            place = int(rng.integers(len(self._faces)))
+            return self._faces[place], len(self._train) + place
+        place = int(rng.choice(self._of_class[status]))
+        return self._train.crops[place], place
 
     def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
         """Cross-entropy with label smoothing."""
@@ -215,10 +240,22 @@ def read_training(data: DataSettings) -> tuple[MaskSet, Crops | None]:
     return train, read_faces(data.faces, "train").crops if data.faces else None
 
 
+def training_crops(train: MaskSet, faces: Crops | None) -> Crops:
+    """All crops that batches are drawn from, in the order by which answers to them are kept."""
+    return train.crops if faces is None else joined_crops([train.crops, faces])
+
+
 def build_task(recipe: Recipe) -> Task:
     """Read the data that a recipe names and make its task; with teachers where the recipe distils."""
     if len(recipe.data.folders) != 1:
         raise ConfigError("The mask head trains on one folder: pass --data DIR (a folder with mask.csv) once")
+    if any(recipe.data.composed) and any(item.cache is not None for item in recipe.distill.teachers.values()):
+        raise ConfigError(
+            "a teacher's cache holds answers to the training crops, and data.composed makes new ones of two: set "
+            "data.composed = [0, 0, 0], or leave cache out"
+        )
     train, faces = read_training(recipe.data)
-    task = MaskTask(recipe, train, read_masks(recipe.data.folders[0], "val"), faces)
-    return distil(task, recipe.distill, MASK_NETWORKS, seed=recipe.training.seed)
+    pictures = fixed_crops(training_crops(train, faces), recipe.preprocessing, recipe.data.augmentation)
+    cached = cached_answers(recipe.distill, MASK_NETWORKS, pictures)
+    task = MaskTask(recipe, train, read_masks(recipe.data.folders[0], "val"), faces, cached)
+    return distil(task, recipe.distill, MASK_NETWORKS, seed=recipe.training.seed, stored_teachers=as_teachers(cached))

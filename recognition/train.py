@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facekd.distill.distiller import Distiller
-from facekd.distill.opening import asked, distil, stored
+from facekd.distill.opening import asked, cached_answers, distil, stored
 from facekd.distill.settings import DistillSettings
 from facekd.distill.taps import OUTPUT
 from facekd.engine.export import export_onnx, load_onnx_weights
@@ -30,7 +31,15 @@ from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.data.stored_teacher import require_one_teacher
 from facekd.recognition.embedder_recipe import Recipe
-from facekd.recognition.kept_answers import as_teachers, batch_answers, stored_answers, the_one, wanted_centres
+from facekd.recognition.kept_answers import (
+    KeptAnswers,
+    as_teachers,
+    batch_answers,
+    fixed_crops,
+    stored_answers,
+    the_one,
+    wanted_centres,
+)
 from facekd.recognition.margins import MARGIN_HEADS
 from facekd.recognition.partial_fc import PartialFC, average_gradients
 from facekd.recognition.preprocessing import ALIGNED_CROP
@@ -51,13 +60,16 @@ class EmbedderTask:
         recipe: what to learn and how.
         train: the training crops; with the embeddings of stored teachers where the recipe uses them.
         val: labelled validation crops.
+        cached: what other teachers said about the training crops, by name.
     """
 
-    def __init__(self, recipe: Recipe, train: FaceSet, val: FaceSet) -> None:
+    def __init__(
+        self, recipe: Recipe, train: FaceSet, val: FaceSet, cached: Mapping[str, KeptAnswers] | None = None
+    ) -> None:
         self.recipe = recipe
         self._train = train
         self._val = val
-        self.kept = stored_answers(train)
+        self.kept: dict[str, KeptAnswers] = {**stored_answers(train), **(cached or {})}
         self._labelled = np.flatnonzero(train.labels >= 0)
         each = recipe.data.crops_per_person
         self._balanced = BalancedSampler(train.labels, each) if each and len(self._labelled) else None
@@ -173,7 +185,7 @@ class EmbedderTask:
         moved = copy.deepcopy(student)
         embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
         answers = self.kept[self._space].rows(chosen)[OUTPUT]
-        move_to_teacher_space(moved, torch.from_numpy(embeddings), answers)
+        move_to_teacher_space(moved, torch.from_numpy(embeddings), F.normalize(answers))
         return moved
 
     def _some(self, most: int) -> NDArray[np.int64]:
@@ -310,4 +322,7 @@ def build_task(recipe: Recipe) -> Task:
     for name in names:
         require_one_teacher(folders, name)
     train = read_training(folders, teachers=names, val_share=share)
-    return with_teachers(EmbedderTask(recipe, train, read_validation(folders, val_share=share)), train)
+    val = read_validation(folders, val_share=share)
+    pictures = fixed_crops(train.crops, recipe.preprocessing, recipe.data.augmentation, train.keys)
+    cached = cached_answers(recipe.distill, BACKBONES, pictures)
+    return with_teachers(EmbedderTask(recipe, train, val, cached), train)

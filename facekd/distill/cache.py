@@ -1,14 +1,19 @@
 """A teacher's answers on disk, keyed by the teacher's digest and the data's: stale ones are refused.
 
 A cached answer is that for the untouched picture, so it suits augmentations that the answer should not see, and class
-scores under MixUp and CutMix (see `facekd.distill.mixing`). Feature maps are usually too large to keep.
+scores under MixUp and CutMix (see `facekd.distill.mixing`). A recipe keeps one with `cache = DIR` beside a teacher's
+`file` (see `facekd.distill.opening.cached_answers`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,29 @@ from facekd.distill.teachers import Teacher
 from facekd.errors import ConfigError, DataError
 
 TABLE = "cache.json"
+NOTE = "cache.partial.json"
 FORMAT = 1
+BATCH = 64  # pictures that a teacher is asked about at a time
+EVERY = 32  # such batches between two notes of how far it is
+
+Progress = Callable[[Sequence[int]], Iterator[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPictures:
+    """The pictures that batches are rows of, untouched.
+
+    Attributes:
+        count: how many.
+        take: gives the pictures start to stop (exclusive) as a teacher sees them, float32 (M, 3, H, W).
+        digest: names them and what was done to their pixels; asked only where a cache is wanted.
+        moved_by: what later moves the pixels of a batch, so that maps of the untouched picture would not fit.
+    """
+
+    count: int
+    take: Callable[[int, int], Tensor]
+    digest: Callable[[], str]
+    moved_by: tuple[str, ...] = ()
 
 
 def data_digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
@@ -87,71 +114,120 @@ class TeacherCache:
         folder: Path,
         teacher: Teacher,
         taps: Sequence[str],
-        count: int,
-        pictures: Callable[[int, int], Tensor],
-        pictures_digest: str,
-        batch: int = 64,
-        half: bool = True,
+        pictures: FixedPictures,
+        batch: int = BATCH,
+        progress: Progress = iter,
     ) -> TeacherCache:
         """Ask the teacher about every picture, once; what is there already and fits is kept.
 
+        Vectors are stored as float32, maps as float16. An interrupted build goes on where it was; several processes
+        that want the same cache wait for the one that makes it.
+
         Args:
-            folder: made when missing; an unfinished attempt in it is overwritten, a finished one of another teacher or
-                other data is refused.
+            folder: made when missing; an unfinished attempt of another teacher or other data is overwritten, a finished
+                one is refused.
             teacher: with a digest; one that still changes cannot be cached.
             taps: what to keep.
-            count: pictures.
-            pictures: gives the pictures start to stop (exclusive) as the teacher wants them.
-            pictures_digest: see `data_digest`.
+            pictures: all of them.
             batch: pictures a call.
-            half: store as float16 (cosines of unit vectors keep three digits).
+            progress: wraps the batches, to show how far it is.
 
         Raises:
             ConfigError: the teacher has no digest.
-            DataError: the folder holds a finished cache of something else.
+            DataError: the folder holds a finished cache of something else, or the disk is too small.
         """
         if not teacher.digest:
             raise ConfigError(
                 "this teacher still changes (an average, or trained online): its answers cannot be cached"
             )
-        if (folder / TABLE).is_file():
-            found = cls(folder, teacher.digest, pictures_digest)
-            if set(taps) <= set(found.shapes) and found.count == count:
-                return found
-            raise DataError(
-                f"the cache in {folder} lacks a tap or has another count; delete the folder and build it again"
-            )
+        said = {"format": FORMAT, "teacher": teacher.digest, "data": pictures.digest(), "count": pictures.count}
         folder.mkdir(parents=True, exist_ok=True)
-        kept: dict[str, npt.NDArray[Any]] = {}
-        files: dict[str, str] = {tap: f"answers-{number}.npy" for number, tap in enumerate(taps)}
-        for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            answers: Mapping[str, Tensor] = teacher.answer(pictures(start, stop), taps)
-            for tap in taps:
-                value = answers[tap].detach().float().cpu().numpy()
-                if tap not in kept:
-                    kept[tap] = np.lib.format.open_memmap(
-                        folder / files[tap],
-                        mode="w+",
-                        dtype=np.float16 if half else np.float32,
-                        shape=(count, *value.shape[1:]),
-                    )
-                if half and np.abs(value).max(initial=0) > np.finfo(np.float16).max:
-                    raise DataError(
-                        f"answers at {tap!r} exceed float16 ({np.abs(value).max():.3g}); build with half=False"
-                    )
-                kept[tap][start:stop] = value
-        for array in kept.values():
-            array.flush()  # type: ignore[attr-defined]
-        table = {
-            "format": FORMAT,
-            "teacher": teacher.digest,
-            "data": pictures_digest,
-            "count": count,
-            "taps": {tap: {"file": files[tap], "shape": list(array.shape[1:])} for tap, array in kept.items()},
+        with _alone(folder):
+            if not (folder / TABLE).is_file():
+                _ask(folder, said, teacher, taps, pictures, batch, progress)
+            found = cls(folder, teacher.digest, said["data"])
+        if found.count != pictures.count or not set(taps) <= set(found.shapes):
+            raise DataError(
+                f"the cache in {folder} has answers of {found.count} pictures at {', '.join(found.shapes)}, wanted "
+                f"{pictures.count} at {', '.join(taps)}; delete the folder and build it again, or name another one"
+            )
+        return found
+
+
+def _ask(
+    folder: Path,
+    said: dict[str, Any],
+    teacher: Teacher,
+    taps: Sequence[str],
+    pictures: FixedPictures,
+    batch: int,
+    progress: Progress,
+) -> None:
+    """Write answers and, last, the table: a killed build leaves none, and so no cache."""
+    arrays, done = _taken_up(folder, said, taps)
+    files = {tap: f"answers-{number}.npy" for number, tap in enumerate(taps)}
+
+    def described() -> dict[str, Any]:
+        for array in arrays.values():
+            array.flush()
+        return {**said, "taps": {tap: {"file": files[tap], "shape": list(a.shape[1:])} for tap, a in arrays.items()}}
+
+    for number, start in enumerate(progress(range(done, pictures.count, batch)), 1):
+        stop = min(start + batch, pictures.count)
+        first = max(stop - batch, 0)  # the last batch is a whole one, too: some graphs take no other
+        answers = teacher.answer(pictures.take(first, stop), taps)
+        for tap in taps:
+            value = answers[tap].detach().float().cpu().numpy()
+            if tap not in arrays:
+                arrays[tap] = _new_array(folder / files[tap], (pictures.count, *value.shape[1:]))
+            if np.abs(value).max(initial=0) > np.finfo(arrays[tap].dtype).max:
+                raise DataError(
+                    f"answers at {tap!r} exceed {arrays[tap].dtype} ({np.abs(value).max():.3g}) and cannot be kept: "
+                    "tap another layer, or ask the teacher live"
+                )
+            arrays[tap][first:stop] = value
+        if number % EVERY == 0:
+            _write(folder / NOTE, {**described(), "done": stop})
+    _write(folder / TABLE, described())
+    (folder / NOTE).unlink(missing_ok=True)
+
+
+def _taken_up(folder: Path, said: dict[str, Any], taps: Sequence[str]) -> tuple[dict[str, np.memmap], int]:
+    """What an interrupted build of the same left, and how many pictures it had asked about; else nothing."""
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if {key: note.get(key) for key in said} != said or list(note["taps"]) != list(taps):
+            return {}, 0
+        arrays = {
+            tap: np.lib.format.open_memmap(folder / item["file"], mode="r+") for tap, item in note["taps"].items()
         }
-        # Written last and in one step: a killed build leaves no table, and so no cache.
-        partial = folder / f"{TABLE}.partial"
-        partial.write_text(json.dumps(table, indent=1), encoding="utf-8")
-        partial.replace(folder / TABLE)
-        return cls(folder, teacher.digest, pictures_digest)
+        if any(arrays[tap].shape != (said["count"], *item["shape"]) for tap, item in note["taps"].items()):
+            return {}, 0
+        return arrays, int(note["done"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, 0
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    dtype = np.dtype(np.float16 if len(shape) > 2 else np.float32)
+    wanted, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(path.parent).free
+    if wanted > free:  # a mapped file on a full disk would end the process without a word
+        raise DataError(
+            f"answers for {path} need {wanted / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left: name a folder "
+            "on another disk, or tap a smaller layer"
+        )
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; who dies lets go."""
+    with (folder / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    fresh.replace(path)

@@ -82,6 +82,9 @@ class Comparison(Section):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the same seed twice says nothing: {list(self.seeds)}")
         check_members(self.teachers)
+        for name, item in self.teachers.items():
+            if item.cache is not None:
+                raise ValueError(f"teacher {name!r}: a comparison keeps answers by itself, leave cache out")
         for entry in self.methods:
             for term in entry.terms:
                 if term.source and self.teachers and term.source not in self.teachers:
@@ -240,7 +243,7 @@ def _run(
     sources |= {member for name in sources & set(recipe.teachers) for member in recipe.teachers[name].members}
     used = [name for name in {**recipe.teachers, **teachers} if entry.terms and (name in sources or "" in sources)]
     said = {
-        name: recipe.teachers[name].model_dump(mode="json", exclude={"file"})
+        name: recipe.teachers[name].model_dump(mode="json", exclude={"file", "cache"})
         for name in used
         if name in recipe.teachers
     }

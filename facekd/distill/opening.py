@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
+from facekd.distill.answers import needed_taps
+from facekd.distill.cache import BATCH, FixedPictures, TeacherCache
 from facekd.distill.schedules import constant
 from facekd.distill.settings import DistillSettings, TeacherFile, Term
 from facekd.distill.task import DistilledTask
@@ -18,6 +24,7 @@ from facekd.engine.task import Task
 from facekd.errors import ConfigError
 
 Architectures = Mapping[str, Callable[..., nn.Module]]
+LINE_SECONDS = 30.0  # between two lines of a log
 
 
 def build_network(architectures: Architectures, name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -107,6 +114,49 @@ def file_teacher(name: str, settings: _Named, architectures: Architectures, file
     return open_teacher(name, settings.teachers[name], architectures, taps, file)
 
 
+def cached_answers(
+    settings: DistillSettings, architectures: Architectures, pictures: FixedPictures
+) -> dict[str, TeacherCache]:
+    """What the recipe's teachers with a `cache` say about every picture, by their names; asked once.
+
+    Teachers that no term asks are left out.
+
+    Raises:
+        ConfigError: a term taps maps, and the pixels move afterwards.
+        DataError: a cache is stale.
+    """
+    kept: dict[str, TeacherCache] = {}
+    for name in on_disk(settings):
+        folder = settings.teachers[name].cache
+        if folder is None or name not in asked(settings):
+            continue
+        teacher, taps = file_teacher(name, settings, architectures), needed_taps(name, settings.terms)
+        teacher.check(taps)
+        first = teacher.answer(pictures.take(0, min(BATCH, pictures.count)), taps)
+        if pictures.moved_by and (maps := [tap for tap in taps if first[tap].ndim > 2]):
+            raise ConfigError(
+                f"teacher {name!r}: cache would keep the maps at {', '.join(maps)} of crops as they are, and "
+                f"{', '.join(pictures.moved_by)} move what the student sees: set those to 0, or leave cache out"
+            )
+        kept[name] = TeacherCache.build(folder, teacher, taps, pictures, progress=partial(say_how_far, name=name))
+    return kept
+
+
+def say_how_far(starts: Sequence[int], name: str) -> Iterator[int]:
+    """Go through the batches that a teacher is asked about, with a bar on stderr or, without a terminal, lines."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(starts, f"asking {name}", console=console, transient=True)
+        return
+    begun = last = time.monotonic()
+    console.print(f"asking the teacher {name!r} about all training crops, once: {len(starts)} batches")
+    for number, start in enumerate(starts, 1):
+        yield start
+        if (now := time.monotonic()) - last > LINE_SECONDS:
+            last, left = now, (now - begun) * (len(starts) / number - 1)
+            console.print(f"{name}: {number} of {len(starts)} batches, about {left / 60:.0f} min left")
+
+
 def made_teachers(
     settings: _Named, student: nn.Module, architectures: Architectures, opened: Mapping[str, Teacher]
 ) -> dict[str, Teacher]:
@@ -146,11 +196,12 @@ def distil(
         settings: the recipe's.
         architectures: that the stage knows.
         seed: of views and mixtures.
-        stored_teachers: teachers whose answers come with the batches.
+        stored_teachers: teachers whose answers come with the batches, those with a `cache` among them.
         centres: class centres of teachers by name.
 
     Raises:
-        ConfigError: stored answers that this stage's data do not have, and whatever the `Distiller` refuses.
+        ConfigError: stored answers that this stage's data do not have, a cache that it cannot use, and whatever the
+            `Distiller` refuses.
     """
     if not settings.terms:
         plain = settings.view is None and settings.mix is None and settings.task_weight == constant(1.0)
@@ -158,8 +209,15 @@ def distil(
     missing = asked(settings).intersection(stored(settings)) - set(stored_teachers or {})
     if missing:
         raise ConfigError(f"no answers of {', '.join(sorted(missing))} lie with the data; name a file = PATH instead")
-    opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings)}
-    teachers = {**(stored_teachers or {}), **opened, **made_teachers(settings, base.student, architectures, opened)}
+    known = stored_teachers or {}
+    for name in on_disk(settings):
+        if settings.teachers[name].cache is not None and name in asked(settings) and name not in known:
+            raise ConfigError(
+                f"teacher {name!r}: the batches of this task are no rows of a fixed set of crops, so answers to those "
+                "cannot be kept; leave cache out"
+            )
+    opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings) if name not in known}
+    teachers = {**known, **opened, **made_teachers(settings, base.student, architectures, opened)}
     used = {term.source for term in settings.terms}
     if "" not in used:  # members of an ensemble need not answer for themselves
         teachers = {name: teacher for name, teacher in teachers.items() if name in used}

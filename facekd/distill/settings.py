@@ -85,6 +85,8 @@ class TeacherFile(Section):
         options: arguments of that architecture or layout, or an ensemble's `temperature`.
         mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
         threads: of ONNX Runtime, where it runs the file; 0 is its own choice.
+        cache: folder where the answers of a `file` to all training crops are kept: it is asked once, before training,
+            about the crops as they are. For tasks whose batches are rows of a fixed set (embedder, mask head).
         decay: of `ema`.
         members: names of the teachers of an `ensemble`.
         weights: one >= 0 a member, or "confidence".
@@ -98,6 +100,7 @@ class TeacherFile(Section):
     mean: float = 0.0
     scale: float = 1.0
     threads: int = Field(default=0, ge=0)
+    cache: Path | None = None
     decay: float = Field(default=0.999, ge=0, lt=1)
     members: tuple[str, ...] = ()
     weights: Literal["confidence"] | tuple[float, ...] = "confidence"
@@ -106,6 +109,10 @@ class TeacherFile(Section):
     def _has_what_its_kind_needs(self) -> TeacherFile:
         if (self.kind == "file") != (self.file is not None):
             raise ValueError(f"kind 'file' needs file = PATH, the others take none; got {self.kind!r} and {self.file}")
+        if self.cache is not None and self.kind != "file":
+            raise ValueError(
+                f"cache keeps what a file says; kind {self.kind!r} changes, is stored already or asks others"
+            )
         if self.kind == "online" and not self.architecture:
             raise ValueError("kind 'online' needs architecture = NAME")
         if (self.kind == "ensemble") != bool(self.members):
@@ -123,6 +130,8 @@ def check_members(teachers: dict[str, TeacherFile]) -> None:
         for member in item.members:
             if member not in teachers or teachers[member].kind in ("ensemble", "online", "stored"):
                 raise ValueError(f"ensemble {name!r}: {member!r} is no teacher on disk and no average")
+            if teachers[member].cache is not None:
+                raise ValueError(f"ensemble {name!r} asks {member!r} about each batch: leave its cache out")
 
 
 class MixSettings(Section):

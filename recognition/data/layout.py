@@ -7,6 +7,9 @@ import hashlib
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facekd.errors import DataError
 from facekd.images import list_images
 
@@ -67,3 +70,8 @@ def crops_digest(folder: Path) -> str:
     except OSError as error:
         raise DataError(f"cannot read the crops of {folder}: {error}") from error
     return digest.hexdigest()[:16]
+
+
+def crop_keys(digest: str, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Numbers that name crops by the ``crops_digest`` of their folder and their places in it."""
+    return np.uint64(int(digest, 16)) + rows.astype(np.uint64)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_crop
-from facekd.recognition.data.layout import TABLE
+from facekd.recognition.data.layout import TABLE, crop_keys, crops_digest
 from facekd.recognition.data.screen_folder import read_screening
 from facekd.recognition.data.stored_teacher import StoredEmbeddings, read_teacher
 
@@ -33,12 +33,14 @@ class FaceSet:
         labels: (N,) int64 index into ``people``; -1 where nobody knows who it is.
         people: names of the identities, sorted.
         teachers: embeddings (N, T) of other networks, by name, each with a T of its own.
+        keys: (N,) uint64 names of the crops: of the folder's digest and the place in it. None where they are of none.
     """
 
     crops: Crops
     labels: NDArray[np.int64]
     people: tuple[str, ...]
     teachers: Mapping[str, StoredEmbeddings] = field(default_factory=dict)
+    keys: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +75,7 @@ def read_faces(
     if not folders:
         raise DataError("No folder of faces was given: pass --data DIR (a folder with faces.csv)")
     rows: list[tuple[Path, str, str]] = []
+    keys: list[NDArray[np.uint64]] = []
     embeddings: dict[str, list[StoredEmbeddings]] = {name: [] for name in teachers}
     for folder in folders:
         table = read_table(folder)
@@ -83,6 +86,7 @@ def read_faces(
             taken &= screening.kept
         chosen = [i for i in np.flatnonzero(taken).tolist() if identities[i] or not labelled_only]
         rows += [(folder / table[i]["shard"], table[i]["file"], identities[i]) for i in chosen]
+        keys.append(crop_keys(crops_digest(folder), np.array(chosen, np.int64)))
         for name, parts in embeddings.items():
             parts.append(read_teacher(folder, name, len(table)).chosen(chosen))
     if not rows:
@@ -91,7 +95,8 @@ def read_faces(
     number = {identity: i for i, identity in enumerate(people)}
     labels = np.array([number.get(identity, -1) for _, _, identity in rows], np.int64)
     crops = _decode([(shard, file) for shard, file, _ in rows], threads)
-    return FaceSet(crops, labels, people, {name: join_embeddings(name, parts) for name, parts in embeddings.items()})
+    taught = {name: join_embeddings(name, parts) for name, parts in embeddings.items()}
+    return FaceSet(crops, labels, people, taught, np.concatenate(keys))
 
 
 def join_embeddings(name: str, parts: Sequence[StoredEmbeddings]) -> StoredEmbeddings:

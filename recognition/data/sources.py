@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facekd.errors import DataError
 from facekd.recognition.data.encoded import Crops, chosen_crops, joined_crops
 from facekd.recognition.data.identity_folders import read_identity_folders
-from facekd.recognition.data.layout import Layout, crops_digest, layout_of
+from facekd.recognition.data.layout import Layout, crop_keys, crops_digest, layout_of
 from facekd.recognition.data.record_io import read_record_faces
 from facekd.recognition.data.screen_folder import Screening, read_screening
 from facekd.recognition.data.shards import FaceSet, join_embeddings, read_faces, read_table, table_crops
@@ -177,7 +177,8 @@ def some_of(faces: FaceSet, chosen: NDArray[np.int64]) -> FaceSet:
     crops = faces.crops[chosen] if isinstance(faces.crops, np.ndarray) else chosen_crops(faces.crops, chosen)
     people = tuple(faces.people[place] for place in present)
     teachers = {name: rows.chosen(chosen) for name, rows in faces.teachers.items()}
-    return FaceSet(crops, table[faces.labels[chosen]], people, teachers)
+    keys = None if faces.keys is None else faces.keys[chosen]
+    return FaceSet(crops, table[faces.labels[chosen]], people, teachers, keys)
 
 
 def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
@@ -198,13 +199,17 @@ def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
             f"Some sets have embeddings of {', '.join(lacking)} and others have not: every folder needs them"
         )
     teachers = {name: join_embeddings(name, [faces.teachers[name] for faces in sets]) for name in sorted(named)}
-    return FaceSet(joined_crops([faces.crops for faces in sets]), np.concatenate(labels), people, teachers)
+    keys = [faces.keys for faces in sets if faces.keys is not None]
+    named_all = np.concatenate(keys) if len(keys) == len(sets) else None
+    return FaceSet(joined_crops([faces.crops for faces in sets]), np.concatenate(labels), people, teachers, named_all)
 
 
 def _read_plain(folder: Path, own_name: str) -> FaceSet:
     """Every crop of a folder without a table, as nothing has screened it."""
-    faces = _read_unchanged(folder, crops_digest(folder))
-    return replace(faces, people=tuple(f"{own_name}/{name}" if name.isdigit() else name for name in faces.people))
+    digest = crops_digest(folder)
+    faces = _read_unchanged(folder, digest)
+    people = tuple(f"{own_name}/{name}" if name.isdigit() else name for name in faces.people)
+    return replace(faces, people=people, keys=crop_keys(digest, np.arange(len(faces))))
 
 
 @lru_cache(maxsize=8)  # the index of millions of records takes minutes to read, and is asked for four times

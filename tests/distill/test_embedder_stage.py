@@ -18,6 +18,7 @@ from facekd.distill.compare import Comparison, Entry, compare, make_task
 from facekd.distill.report import as_markdown
 from facekd.distill.settings import Term
 from facekd.distill.stages import EmbedderStage, open_stage
+from facekd.distill.teachers import OnnxTeacher
 from facekd.engine.settings import find_recipe, parse_recipe, read_toml
 from facekd.errors import ConfigError, DataError
 from facekd.recognition import train
@@ -102,6 +103,37 @@ def test_the_shipped_embedders_recipe_learns_its_terms_from_the_file_beside_the_
     assert set(task.losses(batch, 0, 0.9)) == {"margin", "distill/cosine", "distill/similarity"}
     assert task.distiller.adapters[0][0].map.weight.shape == (12, 16)
     assert not list(task.distiller.adapters[1].parameters())  # similarity looks at the embedding itself
+
+
+def test_a_teacher_in_a_file_is_asked_once_for_all_runs_on_the_same_crops(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    torch.manual_seed(0)
+    options = {"widths": [16] * 4, "blocks": [0, 1, 1, 1]}
+    train.export_embedder(train.BACKBONES["dense_resnet"](dimension=6, **options), tmp_path / "large.onnx")
+    table = read_toml(find_recipe("embedder-dense"), SMALL)
+    table["data"]["folders"] = [str(folder)]
+    large = {"file": str(tmp_path / "large.onnx"), "cache": str(tmp_path / "kept"), "threads": 1}
+    terms = [{"method": "cosine", "source": "large"}, {"method": "similarity", "source": "sface"}]
+    table["distill"] = {"teachers": {"large": large, "sface": {"kind": "stored"}}, "terms": terms}
+    seen: list[int] = []
+    answer = OnnxTeacher.answer
+    monkeypatch.setattr(OnnxTeacher, "answer", lambda *given: seen.append(len(given[1])) or answer(*given))
+    recipe = parse_recipe(train.Recipe, table)
+    task = train.build_task(recipe)
+    assert seen == [20, 20]  # a look at the shapes, and all training crops
+    batch = task.batch(0)
+    assert batch["answers/large/output"].shape == (8, 6)
+    assert batch["answers/sface/output"].shape == (8, 12)
+    assert {"distill/cosine", "distill/similarity"} < set(task.losses(batch, 0, 0.5))
+    assert torch.equal(train.build_task(recipe).batch(0)["answers/large/output"], batch["answers/large/output"])
+    assert len(seen) == 3
+    rows = (folder / "faces.csv").read_text().splitlines(keepends=True)
+    (folder / "faces.csv").write_text("".join([rows[0], rows[2], rows[1], *rows[3:]]))
+    with pytest.raises(DataError, match="stale: its data"):
+        train.build_task(recipe)
 
 
 def test_people_are_held_out_where_no_folder_has_a_val_split(faces: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from facekd.distill import opening
+from facekd.distill.compare import Comparison
 from facekd.distill.opening import distil, made_teachers, open_teacher
 from facekd.distill.settings import DistillSettings, TeacherFile
 from facekd.distill.task import DistilledTask
@@ -71,3 +73,38 @@ def test_an_ensemble_may_average_at_the_terms_temperature() -> None:
     wrong = DistillSettings.model_validate({"teachers": {**files, "both": {**table, "options": {"heat": 4.0}}}})
     with pytest.raises(ConfigError, match="option is temperature"):
         made_teachers(wrong, small(), {}, members)
+
+
+def test_answers_are_kept_where_that_makes_sense_and_nowhere_else(tmp_path: Path) -> None:
+    save_file(small(8).state_dict(), tmp_path / "large.safetensors")
+    large = {"file": str(tmp_path / "large.safetensors"), "architecture": "small", "options": {"width": 8}}
+    kept = large | {"cache": str(tmp_path / "kept")}
+    settings = DistillSettings.model_validate({"teachers": {"large": kept}, "terms": [{"method": "kl"}]})
+    with pytest.raises(ConfigError, match=r"'large': the batches of this task are no rows of a fixed set of crops"):
+        distil(Task(0, None), settings, ARCHITECTURES)
+    for item, fault in (
+        ({"kind": "ema", "cache": "x"}, "kind 'ema' changes"),
+        ({"kind": "online", "architecture": "small", "cache": "x"}, "kind 'online' changes"),
+        ({"kind": "stored", "cache": "x"}, "is stored already"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            TeacherFile.model_validate(item)
+    both = {"large": kept, "own": {"kind": "ema"}, "all": {"kind": "ensemble", "members": ["large", "own"]}}
+    with pytest.raises(ValueError, match="asks 'large' about each batch"):
+        DistillSettings.model_validate({"teachers": both})
+    row = {"name": "soft", "terms": [{"method": "kl"}]}
+    table = {"kind": "compare", "title": "t", "recipe": "mask-status", "methods": [row], "teachers": {"large": kept}}
+    with pytest.raises(ValueError, match="a comparison keeps answers by itself"):
+        Comparison.model_validate(table)
+    Comparison.model_validate(table | {"teachers": {"large": large}})
+
+
+def test_how_far_it_is_stands_on_stderr_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(opening, "LINE_SECONDS", -1.0)
+    assert list(opening.say_how_far(range(4, 10, 2), "large")) == [4, 6, 8]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "asking the teacher 'large' about all training crops, once: 3 batches" in captured.err
+    assert "large: 2 of 3 batches, about 0 min left" in captured.err

@@ -18,14 +18,18 @@ import onnx  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from facekd.distill.embedding import cosine_embedding_loss  # noqa: E402
+from facekd.distill.opening import cached_answers, distil  # noqa: E402
 from facekd.distill.relation import similarity_matrix_loss  # noqa: E402
+from facekd.distill.teachers import TorchTeacher  # noqa: E402
 from facekd.engine.loop import fit  # noqa: E402
 from facekd.engine.settings import parse_recipe  # noqa: E402
-from facekd.errors import ConfigError  # noqa: E402
+from facekd.errors import ConfigError, DataError  # noqa: E402
 from facekd.recognition import mask_train, train  # noqa: E402
+from facekd.recognition.data.augment import Augmentation  # noqa: E402
 from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
 from facekd.recognition.data.shards import FaceSet  # noqa: E402
 from facekd.recognition.data.stored_teacher import StoredEmbeddings  # noqa: E402
+from facekd.recognition.kept_answers import as_teachers, fixed_crops  # noqa: E402
 from facekd.recognition.margins import MARGIN_HEADS  # noqa: E402
 from facekd.recognition.partial_fc import PartialFC  # noqa: E402
 from facekd.runtime import open_session  # noqa: E402
@@ -267,6 +271,76 @@ def test_several_stored_teachers_each_with_terms_and_centres_of_its_own() -> Non
         make(recipe(distill={"teachers": teachers, "terms": [{"method": "cosine"}]}), two)
 
 
+STILL = dict.fromkeys(Augmentation.model_fields, 0.0)
+
+
+def large(tmp_path: Path, **more: object) -> dict:
+    torch.manual_seed(5)
+    train.export_embedder(train.BACKBONES["dense_resnet"](dimension=12, **TINY), tmp_path / "large.onnx")
+    options = {"dimension": 12, **TINY}
+    return {"file": str(tmp_path / "large.onnx"), "architecture": "dense_resnet", "options": options, **more}
+
+
+def with_cache(settings: train.Recipe, crops: FaceSet) -> Any:
+    pictures = fixed_crops(crops.crops, settings.preprocessing, settings.data.augmentation, crops.keys)
+    cached = cached_answers(settings.distill, train.BACKBONES, pictures)
+    return train.with_teachers(train.EmbedderTask(settings, crops, faces(seed=1), cached), crops)
+
+
+def test_kept_answers_give_the_losses_of_a_teacher_that_is_asked_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps = {"student": "body.1", "teacher": "body.1"}
+    terms = [{"method": "cosine"}, {"method": "similarity"}, {"method": "mimic", **taps}]
+    data = {"augmentation": STILL, "sizes": [[0.0, 112]], "batch": 4}
+    teacher = large(tmp_path)
+    live = make(recipe(distill={"teachers": {"large": teacher}, "terms": terms}, data=data))
+    kept = {"large": teacher | {"cache": str(tmp_path / "kept")}}
+    settings = recipe(distill={"teachers": kept, "terms": terms}, data=data)
+    task = with_cache(settings, faces())
+    task.module.load_state_dict(live.module.state_dict())
+    for step in range(2):
+        wanted, found = live.losses(live.batch(step), step, 0.5), task.losses(task.batch(step), step, 0.5)
+        assert set(wanted) == set(found) == {"margin", "distill/cosine", "distill/similarity", "distill/mimic"}
+        for name, value in wanted.items():
+            tolerance = 2e-3 if name == "distill/mimic" else 1e-5  # maps are kept as float16
+            torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
+    monkeypatch.setattr(TorchTeacher, "answer", _only_one_batch(TorchTeacher.answer))
+    with_cache(settings, faces())  # a look at the shapes, and nothing more
+    with pytest.raises(DataError, match="stale: its data"):
+        with_cache(settings, faces(seed=2))
+    moved = recipe(distill={"teachers": kept, "terms": terms}, data=data | {"augmentation": STILL | {"flip": 0.5}})
+    with pytest.raises(ConfigError, match=r"maps at body\.1 of crops as they are, and augmentation\.flip move"):
+        with_cache(moved, faces())
+
+
+def _only_one_batch(answer: Any) -> Any:
+    def once(teacher: Any, pictures: torch.Tensor, taps: Any) -> Any:
+        asked.append(len(pictures))
+        assert len(asked) <= 3
+        return answer(teacher, pictures, taps)
+
+    asked: list[int] = []
+    return once
+
+
+def test_kept_answers_serve_for_class_centres_spaces_and_first_adapters(tmp_path: Path) -> None:
+    teacher = large(tmp_path, cache=str(tmp_path / "kept"))
+    terms = [{"method": method, "source": "large", "adapter": "always"} for method in ("cosine", "centres")]
+    distill = {"teachers": {"large": teacher, "t": {"kind": "stored"}}, "terms": terms}
+    network = {"init": str(tmp_path / "large.onnx"), "dimension": 12, "space": "teacher", "space_teacher": "large"}
+    task = with_cache(recipe(distill=distill, network=network), faces())
+    rows = train.embed(task.student, faces().crops)  # the student is its own teacher
+    centres = rows[:12].reshape(3, 4, -1).mean(1)
+    found = task.distiller.losses[1].centres.numpy()
+    np.testing.assert_allclose(found, centres / np.linalg.norm(centres, axis=1, keepdims=True), atol=1e-4)
+    given = train.embed(task._base._finished(task.student), faces().crops, normalised=False)
+    assert np.abs(given.mean(axis=0)).max() < 1e-3 * np.abs(given).max()  # centred
+    adapted = rows @ task.distiller.adapters[0][0].map.weight.detach().numpy().T
+    adapted /= np.linalg.norm(adapted, axis=1, keepdims=True)
+    assert float((adapted * rows).sum(1).min()) > 0.99
+
+
 def test_sampled_classes_train_and_the_head_is_whole_without(tmp_path: Path) -> None:
     settings = recipe(margin={"sample_rate": 0.5}, training={"steps": 4, "validate_every": 4}, distill={"terms": []})
     crops = faces(people=8, each=2)
@@ -353,6 +427,44 @@ def test_mask_head_learns_three_patterns(tmp_path: Path) -> None:
         {"face": np.zeros((1, 3, 112, 112), np.float32)}
     )[0]
     assert logits.shape == (1, 3)
+
+
+def test_answers_to_mask_crops_and_faces_are_kept_and_mixed_as_probabilities(tmp_path: Path) -> None:
+    train_crops = mask_set(0)
+    bare = np.random.default_rng(4).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
+    plain = {
+        "kind": "mask",
+        "training": {"steps": 1, "learning_rate": 5e-3},
+        "network": {"widths": [16, 16, 16], "dropout": 0.0},
+        "data": {"batch": 12, "faces": ["x"], "faces_share": 0.5, "augmentation": STILL},
+    }
+    first = mask_train.MaskTask(parse_recipe(mask_train.Recipe, plain), train_crops, mask_set(1))
+    first.export(first.student, tmp_path / "large.onnx")
+    teachers = {"large": {"file": str(tmp_path / "large.onnx"), "cache": str(tmp_path / "kept")}}
+
+    def task(**more: object) -> Any:
+        settings = parse_recipe(mask_train.Recipe, plain | {"distill": {"teachers": teachers, **more}})
+        pictures = fixed_crops(
+            mask_train.training_crops(train_crops, bare), settings.preprocessing, settings.data.augmentation
+        )
+        cached = cached_answers(settings.distill, mask_train.MASK_NETWORKS, pictures)
+        base = mask_train.MaskTask(settings, train_crops, mask_set(1), bare, cached)
+        known = as_teachers(cached)
+        return distil(base, settings.distill, mask_train.MASK_NETWORKS, stored_teachers=known)
+
+    terms = [{"method": "kl"}]
+    kept = task(terms=terms)
+    batch = kept.batch(0)
+    wanted = TorchTeacher(first.student).answer(batch["crops"], ["output"])["output"]
+    torch.testing.assert_close(batch["answers/large/output"], wanted, rtol=1e-3, atol=1e-4)
+    seen = {crop.tobytes() for crop in batch["crops"].numpy()}
+    assert seen & {crop.tobytes() for crop in kept._base.recipe.preprocessing.apply(bare)}
+    mixed = task(terms=terms, mix={"kind": "mixup", "share": 1.0}).batch(0)
+    torch.testing.assert_close(mixed["answers/large/output"].exp().sum(1), torch.ones(12))  # of two crops each
+    composed = {"data": {"folders": ["x"], "composed": [0.0, 0.3, 0.0]}, "distill": {"teachers": teachers}}
+    settings = parse_recipe(mask_train.Recipe, plain | composed)
+    with pytest.raises(ConfigError, match=r"set data\.composed = \[0, 0, 0\], or leave cache out"):
+        mask_train.build_task(settings)
 
 
 def test_a_status_without_crops_is_refused() -> None:

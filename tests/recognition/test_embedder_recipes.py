@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ NARROW = {
     "embedder-mobilefacenet": "network.options={widths=[16, 16, 16, 16], blocks=[1, 1, 1], last=32}",
 }
 
+TWO = ("sface-cosine", "sface-similarity", "dlib-cosine")
+
 
 def faces(seed: int) -> FaceSet:
     rng = np.random.default_rng(seed)
@@ -61,7 +64,28 @@ def test_a_few_steps_cut_off_and_gone_on_with(name: str, tmp_path: Path) -> None
     assert exported.run({"face": np.zeros((2, 3, 112, 112), np.float32)})[0].shape == (2, 512)
 
 
-@pytest.mark.parametrize("name", [*sorted(NARROW), "embedder-dense"])
+def test_two_stored_teachers_teach_one_student(tmp_path: Path) -> None:
+    narrow = "network.options={widths=[16, 16, 16, 16], blocks=[0, 1, 1, 1]}"
+    recipe = settings("embedder-two-teachers", *SHORT, narrow, "training.steps=4", "training.validate_every=4")
+    said = np.random.default_rng(5).normal(size=(8, 128))
+    two = replace(faces(0), teachers={**faces(0).teachers, "dlib": StoredEmbeddings(said)})
+    task = train.with_teachers(train.EmbedderTask(recipe, two, faces(1)), two)
+    terms = {f"distill/{name}" for name in TWO}
+    assert set(task.losses(task.batch(0), 0, 1.0)) == {"margin", *terms}
+    adapters = {
+        name: parts[0].map.weight for name, parts in zip(TWO, task.distiller.adapters, strict=True) if "cos" in name
+    }
+    before = {name: weight.detach().clone() for name, weight in adapters.items()}
+    outcome = fit(task, recipe.training, tmp_path)
+    assert outcome.step == 4
+    assert np.isfinite(outcome.losses).all()
+    assert all(not torch.equal(before[name], weight) for name, weight in adapters.items())  # each teacher's own map
+    dense = settings("embedder-dense")
+    for part in ("training", "network", "data", "margin"):
+        assert getattr(settings("embedder-two-teachers"), part) == getattr(dense, part)
+
+
+@pytest.mark.parametrize("name", [*sorted(NARROW), "embedder-dense", "embedder-two-teachers"])
 def test_pixels_are_prepared_like_the_shipped_models(name: str) -> None:
     assert settings(name).preprocessing == find_model("embedder").preprocessing
 

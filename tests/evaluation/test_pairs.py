@@ -83,6 +83,9 @@ def test_lfw_photographs_and_landmarks(tmp_path: Path) -> None:
     assert photographs.file_name("Bob/Bob_0001") == "Bob_0001.png"
     with pytest.raises(DataError, match="Cy_0001"):
         photographs.read("Cy/Cy_0001")
+    photographs.require(["Ada/Ada_0001", "Bob/Bob_0001"], "pairs.txt")
+    with pytest.raises(DataError, match=r"1 of the 2 photographs in pairs.txt are not in .*: Cy/Cy_0001$"):
+        photographs.require(["Ada/Ada_0001", "Cy/Cy_0001"], "pairs.txt")
     with pytest.raises(DataError, match="--mode whole"):
         read_landmarks(tmp_path / "landmarks.csv")
     header = "file," + ",".join(

@@ -50,3 +50,15 @@ def test_missing_and_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match="Cannot read the archive"):
         Photographs(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_a_list_wants_is_looked_for_at_once(tmp_path: Path, archived: bool) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.jpg").write_bytes(b"a")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("x/a.jpg", b"a")
+    photographs = Photographs(tmp_path / "p.zip" if archived else tmp_path)
+    photographs.require(["x/a.jpg"], "list.txt")
+    with pytest.raises(DataError, match=r"4 of the 5 photographs in list.txt are not in .*: b.jpg, c.jpg, x, …$"):
+        photographs.require(["x/a.jpg", "b.jpg", "c.jpg", "x", "d.jpg"], "list.txt")

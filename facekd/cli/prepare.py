@@ -46,6 +46,10 @@ def prepare(
         str | None,
         typer.Option("--teacher", help="Embedder of the zoo, or .onnx with a record, whose embeddings are stored."),
     ] = None,
+    mirrored: Annotated[
+        bool,
+        typer.Option("--mirrored", help="With --teacher: store the mean over each crop and its mirror image."),
+    ] = False,
     screen: Annotated[
         bool,
         typer.Option("--screen", help="Look for wrong names, copies and further people by the teacher's embeddings."),
@@ -70,7 +74,8 @@ def prepare(
     cut where a label file says, as faces of nobody in particular.
 
     With --teacher, the crops' embeddings go into teacher_NAME.npy beside them; an interrupted call goes on where it
-    was. It works on crops of every layout that training reads. With --screen, what the teacher finds wrong goes into
+    was. It works on crops of every layout that training reads. --mirrored takes twice as long and suits training,
+    which mirrors half of the crops. With --screen, what the teacher finds wrong goes into
     screening.csv, which training obeys until the file is removed. Thresholds that are not given are found from how
     alike the labelled people are to one another.
 
@@ -78,7 +83,7 @@ def prepare(
 
         facekd prepare photographs shards --val-share 0.1
 
-        facekd prepare shards --teacher teachers/r50.onnx --screen
+        facekd prepare shards --teacher teachers/r50.onnx --mirrored --screen
 
         facekd prepare WIDER_val/images crowd --labels wider/train.txt --leave-out Surgeons --min-face 24
     """
@@ -89,13 +94,15 @@ def prepare(
             )
         if screen and teacher is None:
             raise ConfigError("--screen needs a --teacher, by whose embeddings it judges")
+        if mirrored and teacher is None:
+            raise ConfigError("--mirrored says how a --teacher is asked: give one")
         if (labels is not None and out is None) or (leave_out and labels is None):
             raise ConfigError("--labels needs a folder OUT for the crops, and --leave-out needs --labels")
         kept = (min_face, min_sharpness, val_share)
         answer, lines = _cut(folder, out, labels, leave_out or [], kept, output) if out else ({}, [])
         if teacher is not None and not output.exit_code:
             crops = out or folder
-            name = _store(crops, teacher, output)
+            name = _store(crops, teacher, mirrored, output)
             answer["teacher"] = name
             lines.append(f"embeddings of {name} in {crops}")
             if screen:
@@ -135,10 +142,10 @@ def _cut(
     return answer, [f"{report.crops} crops of {report.people} people in {out}; {left_out}"]
 
 
-def _store(folder: Path, teacher: str, output: Output) -> str:
+def _store(folder: Path, teacher: str, mirrored: bool, output: Output) -> str:
     """Store a teacher's embeddings; returns its name in recipes."""
     from facekd.recognition.data.sources import read_folder
-    from facekd.recognition.data.stored_teacher import store_teacher, teacher_file
+    from facekd.recognition.data.stored_teacher import MirroredEmbedder, store_teacher, teacher_file
     from facekd.recognition.embedder import Embedder
 
     name = Path(teacher).stem if teacher.endswith(".onnx") else teacher
@@ -150,7 +157,8 @@ def _store(folder: Path, teacher: str, output: Output) -> str:
     def progress(blocks: Iterable[int]) -> Iterator[int]:
         return output.progress(blocks, "embedding")
 
-    if not store_teacher(folder, name, Embedder(teacher), read_folder(folder).crops, progress):
+    embedder = MirroredEmbedder(Embedder(teacher)) if mirrored else Embedder(teacher)
+    if not store_teacher(folder, name, embedder, read_folder(folder).crops, progress):
         output.say(f"{folder} has the embeddings of {name} already")
     return name
 

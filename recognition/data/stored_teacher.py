@@ -40,6 +40,28 @@ class ContractedEmbedder(Protocol):
         """Unit-length embeddings (N, D) of RGB crops (N, 112, 112, 3)."""
 
 
+class MirroredEmbedder:
+    """An embedder whose answer is the mean of those to the crop and to its mirror image.
+
+    Training mirrors half of the crops, and a stored answer is the same for both: that of the crop alone is then wrong
+    for the other half by as much as the embedder minds mirroring.
+
+    Args:
+        embedder: asked twice about each crop.
+    """
+
+    def __init__(self, embedder: ContractedEmbedder) -> None:
+        self._embedder = embedder
+        self.contract = f"{embedder.contract} mirrored"
+        self.dimension = embedder.dimension
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `ContractedEmbedder`."""
+        both = self._embedder.embed(crops) + self._embedder.embed(np.ascontiguousarray(crops[:, :, ::-1]))
+        # Opposite answers have no mean direction; their zero is left for whoever reads the row to refuse.
+        return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+
+
 def teacher_file(folder: Path, name: str) -> Path:
     """Where a teacher's embeddings lie."""
     return folder / f"teacher_{name}.npy"

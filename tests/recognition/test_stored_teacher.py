@@ -12,7 +12,7 @@ from PIL import Image
 from facekd import cli
 from facekd.errors import DataError
 from facekd.recognition.data.sources import read_folder, read_training
-from facekd.recognition.data.stored_teacher import BLOCK, read_teacher, require_one_teacher, store_teacher
+from facekd.recognition.data.stored_teacher import BLOCK, MirroredEmbedder, read_teacher, require_one_teacher, store_teacher
 
 
 class Brightness:
@@ -63,6 +63,30 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path) -> None:
     store_teacher(folder, "t", second, crops)
     assert second.seen == count - BLOCK
     np.testing.assert_allclose(read_teacher(folder, "t", count)[:], Brightness().embed(crops[:]), atol=2e-3)
+
+
+class LeftEdge:
+    """Embeds a crop as its first two pixels' values; minds mirroring."""
+
+    dimension, contract = 2, "c" * 16
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        given = crops[:, 0, :2, 0].astype(np.float32) + 1
+        return given / np.linalg.norm(given, axis=1, keepdims=True)
+
+
+def test_mirrored_answers_are_the_same_for_a_crop_and_its_mirror_image(tmp_path: Path) -> None:
+    crops = np.random.default_rng(0).integers(1, 255, (5, 112, 112, 3), dtype=np.uint8)
+    mirrored = MirroredEmbedder(LeftEdge())
+    given = mirrored.embed(crops)
+    one, other = LeftEdge().embed(crops), LeftEdge().embed(crops[:, :, ::-1])
+    np.testing.assert_allclose(given, (one + other) / np.linalg.norm(one + other, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(mirrored.embed(crops[:, :, ::-1]), given, atol=1e-6)
+    folder = people(tmp_path / "crops", 4)
+    files = read_folder(folder).crops
+    store_teacher(folder, "t", LeftEdge(), files)
+    with pytest.raises(DataError, match="another model"):
+        store_teacher(folder, "t", mirrored, files)
 
 
 def test_what_another_model_began_is_not_gone_on_with(tmp_path: Path) -> None:

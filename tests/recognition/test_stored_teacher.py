@@ -12,7 +12,13 @@ from PIL import Image
 from facekd import cli
 from facekd.errors import DataError
 from facekd.recognition.data.sources import read_folder, read_training
-from facekd.recognition.data.stored_teacher import BLOCK, MirroredEmbedder, read_teacher, require_one_teacher, store_teacher
+from facekd.recognition.data.stored_teacher import (
+    BLOCK,
+    MirroredEmbedder,
+    read_teacher,
+    require_one_teacher,
+    store_teacher,
+)
 
 
 class Brightness:

@@ -140,12 +140,13 @@ class TeacherCache:
             raise ConfigError(
                 "this teacher still changes (an average, or trained online): its answers cannot be cached"
             )
-        said = {"format": FORMAT, "teacher": teacher.digest, "data": pictures.digest(), "count": pictures.count}
+        data = pictures.digest()
+        said = {"format": FORMAT, "teacher": teacher.digest, "data": data, "count": pictures.count}
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if not (folder / TABLE).is_file():
                 _ask(folder, said, teacher, taps, pictures, batch, progress)
-            found = cls(folder, teacher.digest, said["data"])
+            found = cls(folder, teacher.digest, data)
         if found.count != pictures.count or not set(taps) <= set(found.shapes):
             raise DataError(
                 f"the cache in {folder} has answers of {found.count} pictures at {', '.join(found.shapes)}, wanted "

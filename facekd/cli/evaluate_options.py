@@ -15,27 +15,12 @@ if TYPE_CHECKING:
     from facekd.evaluation.verification import DetCurve
 
 
-def _with_record(model: str) -> str:
-    """Say at once what an .onnx file lacks, and which command gives it that."""
-    path = Path(model)
-    if path.suffix == ".onnx":
-        if not path.is_file():
-            raise typer.BadParameter(f"there is no file {path}")
-        if not path.with_suffix(".toml").is_file():
-            raise typer.BadParameter(
-                f"{path} has no record {path.with_suffix('.toml').name} beside it, which says how it wants its crops: "
-                "facekd import-teacher FILE --out mine.onnx copies a network and writes one"
-            )
-    return model
-
-
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Which part: train, val or test.")]
 EmbedderModel = Annotated[
     str,
     typer.Option(
         "--model",
         metavar="MODEL",
-        callback=_with_record,
         help="Embedder: a name of the zoo, or an .onnx file with its .toml beside it.",
     ),
 ]

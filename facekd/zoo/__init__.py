@@ -192,8 +192,8 @@ def find_model(name_or_task_or_path: str | os.PathLike[str]) -> ModelRecord:
             keys of one model of the manifest; ``name`` and ``file`` may be left out).
 
     Raises:
-        ConfigError: no such model.
-        ModelError: the manifest or the record beside the file is missing or wrong.
+        ConfigError: no such model, or a file without a record beside it.
+        ModelError: the manifest is missing, or it or the record beside the file is wrong.
     """
     wanted = os.fspath(name_or_task_or_path)
     if wanted.endswith(".onnx"):
@@ -242,9 +242,12 @@ def read_model(record: ModelRecord) -> bytes:
 
 def _record_beside(weights: Path) -> ModelRecord:
     source = weights.with_suffix(".toml")
+    if not weights.is_file():
+        raise ConfigError(f"there is no file {weights}; give the path of an .onnx file, or the name of a model of the zoo")
     if not source.is_file():
-        raise ModelError(
-            f"there is no record {source} beside the model {weights}; write its task and preprocessing there"
+        raise ConfigError(
+            f"{weights} has no record {source.name} beside it, which says its task and how it wants its pictures; "
+            "facekd train writes one, and facekd import-teacher FILE --out mine.onnx copies an embedder and writes one"
         )
     entry: dict[str, Any] = {"name": weights.stem, "file": weights.name, **_read_toml(source)}
     try:

@@ -52,8 +52,10 @@ def test_find_by_task_name_and_path(fake_zoo: Path) -> None:
 
 def test_model_beside_its_own_record(fake_zoo: Path, tmp_path: Path) -> None:
     shutil.copy(fake_zoo / "fake-mask.onnx", tmp_path / "mine.onnx")
-    with pytest.raises(ModelError, match=r"mine\.toml"):
+    with pytest.raises(ConfigError, match=r"mine\.toml.*import-teacher"):
         find_model(tmp_path / "mine.onnx")
+    with pytest.raises(ConfigError, match=r"there is no file .*nobodys\.onnx"):
+        find_model(tmp_path / "nobodys.onnx")
     digest = find_model("mask").sha256
     (tmp_path / "mine.toml").write_text(
         f'task = "mask"\nsha256 = "{digest}"\n[preprocessing]\nmean = [127.5, 127.5, 127.5]\n'

@@ -184,12 +184,12 @@ class RefinerTask:
             less the first.
         """
         student.eval()
-        apply = self.recipe.preprocessing.apply
+        apply, device = self.recipe.preprocessing.apply, next(student.parameters()).device
         runs = [
-            student(torch.from_numpy(apply(self._val_pixels[start : start + 256])))
+            student(torch.from_numpy(apply(self._val_pixels[start : start + 256])).to(device))
             for start in range(0, len(self._val_pixels), 256)
         ]
-        points, logits = (torch.cat([run[i] for run in runs]) for i in (0, 2))
+        points, logits = (torch.cat([run[i].cpu() for run in runs]) for i in (0, 2))
         wanted = self._val
         faces, others = logits[wanted.faces > 0], logits[wanted.faces == 0]
         auc = float((faces[:, None] > others).float().mean()) if len(faces) and len(others) else 1.0

@@ -209,7 +209,8 @@ class DetectorTask:
         export_detector(student, path)
 
     def _judge(self, student: nn.Module, photographs: list[LabelledPixels]) -> Mapping[str, float]:
-        found = [detect(student, pixels, self.recipe) for pixels, _ in photographs]
+        device = next(student.parameters()).device
+        found = [detect(student, pixels, self.recipe, device) for pixels, _ in photographs]
         return detection_figures([label for _, label in photographs], found)
 
 
@@ -250,17 +251,26 @@ def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 @torch.no_grad()
-def detect(network: nn.Module, pixels: NDArray[np.uint8], recipe: Recipe) -> PhotographDetections:
-    """One pass over a photograph at its own size, its right and lower edge filled up to multiples of 32."""
+def detect(
+    network: nn.Module, pixels: NDArray[np.uint8], recipe: Recipe, device: torch.device | str = "cpu"
+) -> PhotographDetections:
+    """One pass over a photograph at its own size, its right and lower edge filled up to multiples of 32.
+
+    Args:
+        network: in evaluation mode.
+        pixels: (H, W, 3) uint8 RGB.
+        recipe: says how pixels are prepared and which detections count.
+        device: where the network is.
+    """
     height, width = pixels.shape[:2]
     step = STRIDES[-1]
     padded = np.pad(pixels, ((0, -height % step), (0, -width % step), (0, 0)))
-    predictions = network(normalise(torch.from_numpy(padded)[None], recipe.preprocessing))
-    scores = predictions.logits[0].sigmoid().numpy()
+    predictions = network(normalise(torch.from_numpy(padded)[None].to(device), recipe.preprocessing))
+    scores = predictions.logits[0].sigmoid().cpu().numpy()
     candidates = np.flatnonzero(scores >= recipe.data.validation.score_threshold)
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")][:1000]
     squares = anchors(padded.shape[0], padded.shape[1])[candidates]
-    boxes = decode_boxes(predictions.boxes[0].numpy()[candidates], squares).astype(np.float32)
+    boxes = decode_boxes(predictions.boxes[0].cpu().numpy()[candidates], squares).astype(np.float32)
     kept = nms(boxes, scores[candidates], recipe.data.validation.nms_iou)
     return PhotographDetections(boxes[kept], scores[candidates][kept])
 

@@ -14,8 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from facekd.detection.anchors import anchors  # noqa: E402
 from facekd.detection.codec import decode_boxes  # noqa: E402
-from facekd.detection.network import NetworkSettings, RetinaFace  # noqa: E402
+from facekd.detection.network import NetworkSettings, Predictions, RetinaFace  # noqa: E402
 from facekd.detection.train import (  # noqa: E402
     DetectorData,
     DetectorTask,
@@ -203,7 +204,6 @@ def test_detection_in_training_finds_what_the_codes_say(data: Path) -> None:
     """A stand-in network that answers with the targets themselves must be judged perfect, at odd sizes too."""
     from facekd.detection.data.targets import make_targets
     from facekd.detection.labels import LabelledPhotograph
-    from facekd.detection.network import Predictions
 
     box = np.array([[10, 12, 40, 50], [70, 60, 90, 88]], np.float32)
     points, flags = np.full((2, 5, 2), np.nan, np.float32), np.zeros(2, bool)
@@ -220,6 +220,26 @@ def test_detection_in_training_finds_what_the_codes_say(data: Path) -> None:
     label = LabelledPhotograph("a", 95, 90, box, points, flags)
     assert len(found.scores) == 2
     assert detection_figures([label], [found])["ap"] == pytest.approx(1.0)
+
+
+class ElsewhereNetwork(torch.nn.Module):
+    """Its weights lie on another device, and it notes where its pictures come from; its answers find nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+        self.seen: list[str] = []
+
+    def forward(self, pictures: torch.Tensor) -> Predictions:
+        self.seen.append(pictures.device.type)
+        squares = len(anchors(pictures.shape[2], pictures.shape[3]))
+        return Predictions(torch.full((1, squares), -9.0), torch.zeros(1, squares, 4), torch.zeros(1, squares, 10))
+
+
+def test_validation_takes_the_photographs_to_where_the_network_is(data: Path) -> None:
+    network = ElsewhereNetwork()
+    assert DetectorTask(*_recipe_and_data(data)).validate(network)["score"] == 0.0
+    assert network.seen == ["meta"] * 2
 
 
 @pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-student", "detector-teacher"])

@@ -208,6 +208,28 @@ def test_judged_by_what_the_detector_laid_and_people_labelled() -> None:
     assert figures["before"] == pytest.approx(0.1, abs=1e-3)  # three of thirty pixels
 
 
+class ElsewhereNetwork(torch.nn.Module):
+    """Its weights lie on another device, and it notes where its squares come from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+        self.seen: list[str] = []
+
+    def forward(self, squares: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.seen.append(squares.device.type)
+        return torch.zeros(len(squares), 10), torch.zeros(len(squares), 4), torch.zeros(len(squares))
+
+
+def test_validation_takes_the_squares_to_where_the_network_is() -> None:
+    recipe = parse_recipe(Recipe, read_toml(find_recipe("refiner")))
+    truth = landmarks_at(180, 140, 30)
+    patches = cut_patches(*photograph(truth), [seen(truth)])
+    network = ElsewhereNetwork()
+    RefinerTask(recipe, patches, patches).validate(network)
+    assert network.seen == ["meta"]
+
+
 def test_nothing_to_learn_from_or_to_judge_by_is_an_error() -> None:
     recipe = parse_recipe(Recipe, read_toml(find_recipe("refiner")))
     truth = landmarks_at(180, 140, 40)

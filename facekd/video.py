@@ -20,7 +20,8 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 
 _STREAM = re.compile(r"^(rtsps?|rtmps?|https?|udp|tcp)://", re.IGNORECASE)
 _CAMERA = re.compile(r"^\d{1,2}$|^/dev/video\d+$")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
+"""Up to the last ``@`` before the path: passwords may hold one."""
 
 DEFAULT_FRAME_RATE = 25.0
 """Frames a second of a source that does not say; only what an annotated copy is played back with."""
@@ -37,8 +38,8 @@ def is_video(source: str) -> bool:
 
 
 def display_name(source: str) -> str:
-    """The source as it may be shown and logged: a stream's address without user name and password."""
-    return _CREDENTIALS.sub("", source) if _STREAM.match(source) else source
+    """The source as it may be shown and logged: an address, of whatever kind, without user name and password."""
+    return _CREDENTIALS.sub("", source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ def test_sources_are_told_apart_by_name(source: str, video: bool, live: bool) ->
 
 def test_the_password_of_a_stream_is_never_shown() -> None:
     assert display_name("rtsp://user:secret@door/1") == "rtsp://door/1"
+    assert display_name("rtsp://admin:p@ss@door/1@2x") == "rtsp://door/1@2x"
+    assert display_name("srt://user:secret@door") == "srt://door"
     assert display_name("a@b.mp4") == "a@b.mp4"
 
 

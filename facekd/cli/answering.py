@@ -141,7 +141,7 @@ def _answer_video(
     """Answer frame by frame, with an id and the mask status of each face and the frames a second of the last frames."""
     from facekd.detection.tracking import FaceTracker
     from facekd.drawing import BLUE, Mark, draw_faces
-    from facekd.video import RateMeter, Video, VideoFile
+    from facekd.video import RateMeter, Video, VideoFile, display_name
 
     meter = RateMeter()
     tracker = FaceTracker(asked, every)
@@ -178,7 +178,7 @@ def _answer_video(
                     if window is not None and not window.show(marked):
                         break
     except ImageError as error:
-        output.failed(source, error)
+        output.failed(display_name(source), error)
     except KeyboardInterrupt:
         # A camera ends only so; what was answered until then stands.
         output.say("stopped")

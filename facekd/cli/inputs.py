@@ -42,7 +42,7 @@ def sort_sources(sources: Sequence[str], output: Output) -> tuple[list[Picture],
         Pictures, video sources, and an entry for the JSON answer for each source that does not exist or is empty.
     """
     from facekd.images import list_images
-    from facekd.video import is_live, is_video
+    from facekd.video import display_name, is_live, is_video
 
     pictures: list[Picture] = []
     videos: list[str] = []
@@ -59,5 +59,6 @@ def sort_sources(sources: Sequence[str], output: Output) -> tuple[list[Picture],
         elif is_video(source) and (path.exists() or is_live(source)):
             videos.append(source)
         else:
-            failures.append(output.failed(source, ImageError(f"no such file or folder: {source}")))
+            name = display_name(source)  # of a kind of stream that is not known, the password stays unsaid, too
+            failures.append(output.failed(name, ImageError(f"no such file or folder: {name}")))
     return pictures, videos, failures

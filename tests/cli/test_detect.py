@@ -166,6 +166,15 @@ def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytes
     assert "broken.mp4" in captured.err
 
 
+@pytest.mark.parametrize("address", ["rtsp://admin:s3@cret@127.0.0.1:1/door", "srt://admin:s3@cret@127.0.0.1:1/door"])
+def test_a_cameras_password_is_not_printed(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["detect", address, "--json"]) == 3
+    captured = capfd.readouterr()
+    assert "127.0.0.1:1/door" in captured.err
+    for secret in ("admin", "s3", "cret"):
+        assert secret not in captured.err + captured.out
+
+
 def test_show_without_a_display_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ LINE_SECONDS = 20.0  # between two lines of a log
 
 
 class TrainingDiverged(FacekdError):
-    """The loss is no longer a number. Lower the learning rate; the last checkpoint is intact."""
+    """The loss or its gradient is no longer finite. Lower the learning rate; the last checkpoint is intact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def fit(
         How the run ended.
 
     Raises:
-        TrainingDiverged: the loss became infinite or NaN.
+        TrainingDiverged: the loss or its gradient became infinite or NaN; no weight was moved by it.
         ConfigError: ``folder`` holds a run already and ``resume`` was not asked for, or the checkpoint is of a run with
             other settings, data or ranks.
         ModelError: the checkpoint is damaged.
@@ -186,10 +186,6 @@ def fit(
                 averaged.update(task.student)
                 state.step += 1
                 losses.append(sum(terms.values()))
-                if not math.isfinite(losses[-1]):
-                    raise TrainingDiverged(
-                        f"The loss is {losses[-1]} at step {state.step}: lower training.learning_rate"
-                    )
                 lines.step(state, terms, rate, progress)
                 if state.step % settings.validate_every == 0:
                     better = _judge(task, averaged, state, journal, folder, on_best)
@@ -215,7 +211,11 @@ def _step(
     progress: float,
     settings: TrainingSettings,
 ) -> dict[str, float]:
-    """One optimiser step over ``accumulate`` batches; returns the mean of each loss term."""
+    """One optimiser step over ``accumulate`` batches; returns the mean of each loss term.
+
+    Raises:
+        TrainingDiverged: before anything is moved, so that no checkpoint ever holds what came of it.
+    """
     task.module.train()
     sums: dict[str, float] = {}
     for _ in range(settings.accumulate):
@@ -225,23 +225,33 @@ def _step(
         fabric.backward(total)
         for name, term in terms.items():
             sums[name] = sums.get(name, 0.0) + float(term.detach()) / settings.accumulate
-    if settings.clip_norm:
-        clip_gradients(task.module, settings.clip_norm)
+    loss, norm = sum(sums.values()), clip_gradients(task.module, settings.clip_norm or math.inf)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingDiverged(
+            f"The loss is {loss} and the norm of its gradient {norm} at step {step + 1}: lower training.learning_rate"
+        )
     optimizer.step()
     optimizer.zero_grad()
     return sums
 
 
-def clip_gradients(module: nn.Module, largest: float) -> None:
+def clip_gradients(module: nn.Module, largest: float) -> float:
     """Scale all gradients of a module down together where their Euclidean norm exceeds ``largest``.
 
     Ranks of ``torch.distributed`` whose gradients differ in part (each has class centres of its own) all scale by the
     largest norm among them: scaled each by its own, their copies of the student would drift apart.
+
+    Returns:
+        That norm as it was; infinite, with the gradients as they were, where one on any rank is not finite.
     """
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    norm = norm.nan_to_num(nan=math.inf, posinf=math.inf)  # the largest of NaN and a number may be either
     if rank_and_ranks()[1] > 1:
         distributed.all_reduce(norm, distributed.ReduceOp.MAX)
-    nn.utils.clip_grads_with_norm_(module.parameters(), largest, norm)
+    before = float(norm)
+    if largest < before < math.inf:
+        nn.utils.clip_grads_with_norm_(module.parameters(), largest, norm)
+    return before
 
 
 def _progress(state: RunState, settings: TrainingSettings) -> float:

@@ -100,7 +100,7 @@ def test_accumulated_batches_give_the_gradient_of_their_union(tmp_path: Path) ->
 def test_gradients_are_clipped_together() -> None:
     module = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(1, 1)])
     module[0].weight.grad, module[1].weight.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([[12.0]])
-    clip_gradients(module, 20.0)
+    assert clip_gradients(module, 20.0) == pytest.approx(13.0)
     assert module[1].weight.grad.item() == 12.0  # short enough
     clip_gradients(module, 6.5)
     torch.testing.assert_close(module[0].weight.grad, torch.tensor([[1.5, 2.0]]))
@@ -114,6 +114,24 @@ def test_divergence_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingDiverged, match="learning_rate"):
         fit(Diverging(), SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 5.0])
+def test_a_gradient_that_is_not_finite_moves_nothing_that_is_kept(tmp_path: Path, clip_norm: float) -> None:
+    class Undefined(LineTask):
+        def losses(self, batch: dict[str, Tensor], step: int, progress: float) -> dict[str, Tensor]:
+            terms = super().losses(batch, step, progress)
+            if step == 3:
+                terms["root"] = (0.0 * self.student(batch["x"])).square().sum().sqrt()  # is 0, its gradient 0 / 0
+            return terms
+
+    settings = SETTINGS.model_copy(update={"clip_norm": clip_norm, "checkpoint_minutes": 1e-9})
+    with pytest.raises(TrainingDiverged, match="gradient"):
+        fit(Undefined(), settings, tmp_path, stop_after=4)  # after the last step no other loss would show it
+    saved = torch.load(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 3
+    assert all(bool(value.isfinite().all()) for part in ("module", "averaged") for value in saved[part].values())
+    assert len(fit(LineTask(), settings, tmp_path, resume=True).losses) == 37
 
 
 def test_a_kill_after_a_new_best_does_not_let_a_worse_one_replace_it(tmp_path: Path) -> None:

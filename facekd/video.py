@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
 DEFAULT_FRAME_RATE = 25.0
 """Frames a second of a source that does not say; only what an annotated copy is played back with."""
 
+MISSING_SHARE = 0.1
+"""A file may end so much before its announced end, in frames or in time, since both are estimates in some formats."""
+
 
 def is_live(source: str) -> bool:
-    """Whether ``source`` names a camera (``0``, ``/dev/video0``) or a stream (``rtsp://…``): these never end."""
+    """Whether ``source`` names a camera (``0``, ``/dev/video0``) or a stream (``rtsp://…``)."""
     return bool(_CAMERA.match(source) or _STREAM.match(source))
 
 
@@ -48,7 +52,7 @@ class Frame:
 
     Attributes:
         index: 0 for the first frame.
-        seconds: place in the video by the source's own frame rate.
+        seconds: place in a file by its own frame rate; for cameras and streams, time since the first frame.
         image: RGB uint8 ``(H, W, 3)``.
     """
 
@@ -59,6 +63,12 @@ class Frame:
 
 class Video:
     """An open video; iterating gives its frames once.
+
+    Attributes:
+        name: the source without a password.
+        live: it is a camera or a stream.
+        frame_rate: frames a second, as the source says.
+        frames: how many there will be, as the source says; None for one that does not end.
 
     Args:
         source: path of a file, address of a stream, or number of a camera as a string.
@@ -82,25 +92,41 @@ class Video:
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_FRAME_RATE
+        # A file at an http address has a count as well, and may end like any other.
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.frames = count if count > 0 and not self.live else None
+        self.frames = count if count > 0 else None
+        self._duration = count / rate if count > 0 and rate > 0 else 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         """Read on to the end.
 
         Raises:
-            ImageError: not one frame could be read.
+            ImageError: after the last frame that could be read: there was none, the camera or stream ended, or the
+                file ends long before its announced end.
         """
         index = 0
+        start = place = 0.0
         while True:
             read, picture = self._capture.read()
             if not read:
                 break
+            place = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+            start = start if index else time.monotonic()
+            seconds = time.monotonic() - start if self.live else index / self.frame_rate
             image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-            yield Frame(index, index / self.frame_rate, image)
+            yield Frame(index, seconds, image)
             index += 1
         if not index:
             raise ImageError(f"no frame can be read from {self.name}: damaged, or a codec that OpenCV lacks")
+        if self.frames is None and self.live:
+            raise ImageError(f"{self.name} broke off after {index} frames: is the camera off, or the connection lost?")
+        if self.frames is not None and self._ends_early(index, place):
+            raise ImageError(f"{self.name} ends after {index} of {self.frames} frames: damaged, or not copied in full")
+
+    def _ends_early(self, frames: int, place: float) -> bool:
+        """Whether frames are missing, and time as well: in some formats the count is but duration times rate."""
+        kept = 1 - MISSING_SHARE
+        return frames < kept * (self.frames or 0) and place + 1 / self.frame_rate < kept * self._duration
 
     def __enter__(self) -> Video:
         return self

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -42,6 +44,84 @@ def test_what_is_no_video_is_refused_with_its_name(tmp_path: Path) -> None:
         Video(str(text))
     with pytest.raises(ImageError, match=r"missing\.mp4"):
         Video(str(tmp_path / "missing.mp4"))
+
+
+def test_half_a_video_says_so_after_its_last_frame(tmp_path: Path) -> None:
+    path = tmp_path / "half.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for _ in range(20):
+        writer.write(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    with Video(str(path)) as video:
+        assert len(list(video)) == 20
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames = []
+    with Video(str(path)) as video, pytest.raises(ImageError, match=r"ends after \d+ of 20 frames"):
+        frames.extend(video)
+    assert 5 < len(frames) < 15
+
+
+class _Camera:
+    """Three frames, one and a half seconds after each other by a clock of its own; count and place as given."""
+
+    def __init__(self, count: float, place_ms: float) -> None:
+        self.now = 100.0
+        self.left = 3
+        self.said = {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_POS_MSEC: place_ms, cv2.CAP_PROP_FPS: 25.0}
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, what: int) -> float:
+        return self.said[what]
+
+    def set(self, what: int, value: float) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.now += 1.5
+        self.left -= 1
+        return (True, np.zeros((48, 64, 3), np.uint8)) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., _Camera]:
+    def make(count: float = -1.0, place_ms: float = 0.0) -> _Camera:
+        made = _Camera(count, place_ms)
+        monkeypatch.setattr("facekd.video.cv2.VideoCapture", lambda source: made)
+        monkeypatch.setattr("facekd.video.time.monotonic", lambda: made.now)
+        return made
+
+    return make
+
+
+def test_a_stream_that_breaks_off_is_an_error_and_its_seconds_are_those_of_the_clock(
+    camera: Callable[..., _Camera],
+) -> None:
+    camera()
+    frames = []
+    with (
+        Video("rtsp://me:secret@door/1") as video,
+        pytest.raises(ImageError, match=r"^rtsp://door/1 broke off after 3 frames"),
+    ):
+        frames.extend(video)
+    assert [frame.seconds for frame in frames] == pytest.approx([0.0, 1.5, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("count", "place_ms"),
+    [(3, 80.0), (1000, 39_000.0)],
+    ids=["a file at an address has an end", "of frames that come at uneven times the count is a guess"],
+)
+def test_a_video_that_reaches_its_announced_end_is_whole(
+    camera: Callable[..., _Camera], count: float, place_ms: float
+) -> None:
+    camera(count, place_ms)
+    with Video("http://door/clip.webm") as video:
+        assert len(list(video)) == 3
 
 
 def test_a_copy_into_a_missing_folder_is_refused(tmp_path: Path) -> None:

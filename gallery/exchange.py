@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facekd.errors import ConfigError, DataError, FacekdError
+from facekd.gallery.fusion import planned
 from facekd.gallery.records import (
     NewTemplate,
     StoredTemplate,
@@ -154,15 +155,19 @@ def import_gallery(gallery: Gallery, path: str | os.PathLike[str], *, merge: boo
             raise ConfigError(
                 f"{present[0]!r} is already enrolled: import with --merge to add templates, or rename first"
             )
-        lacking = {
-            name: _lacking(rows, templates, store.templates_of(person.number) if (person := known[name]) else [])
-            for name, rows in entries.items()
-        }
-        for name, fresh in lacking.items():
+        changes: dict[str, tuple[list[int], list[NewTemplate]]] = {}
+        count = 0
+        for name, rows in entries.items():
+            own = store.templates_of(person.number) if (person := known[name]) else []
+            fresh = _lacking(rows, templates, own)
+            changes[name] = replaced, stored = planned(own, fresh, "none")
+            count += sum(any(one is template for template in stored) for one in fresh)
+        for name, (replaced, stored) in changes.items():
             person = known[name]
             number = person.number if person else store.add_person(name, entries[name][0].created or now)
-            store.add_templates(number, fresh, now)
-        count = sum(map(len, lacking.values()))
+            if replaced:
+                store.remove_templates(replaced)
+            store.add_templates(number, stored, now)
         store.log(now, "import", {"people": len(entries), "templates": count})
         return ImportReport(
             added=tuple(name for name in entries if not known[name]),

@@ -22,8 +22,8 @@ FUSIONS: tuple[Fusion, ...] = ("none", "beside", "instead")
 LEAST_WEIGHT = 0.05
 """Of a photograph whose quality is worse or zero; one of unknown quality weighs 1."""
 
-SAME = 0.9999
-"""Two fusions this alike are of the same photographs."""
+SAME = 1 - 1e-6
+"""Two fusions this alike are of the same photographs; a fusion computed again differs by float32 rounding alone."""
 
 UNLIKE_COSINE = 0.15
 """A photograph less alike than this to the mean of the others stays out: it may show somebody else. Fixed, so that a
@@ -58,44 +58,68 @@ def planned(
             and one template of all the person's photographs with them.
 
     Returns:
-        Ids to remove, and templates to add. Masked photographs are never fused.
+        Ids to remove, and templates to add. Masked photographs are never fused. Whatever the policy, a template
+        ``beside`` its photographs is made anew with them: a stale one could not be told from its photographs later.
     """
-    if fusion == "none":
-        return [], list(new)
-    if fusion == "instead":
-        parts = _fusible(new)
-        if len(parts) < 2:
-            return [], list(new)
+    stored = list(new)
+    parts = _fusible(stored) if fusion == "instead" else []
+    if len(parts) > 1:
         chosen = {id(part) for part in parts}
-        return [], [fuse(parts), *(template for template in new if id(template) not in chosen)]
-    replaced = [template.id for template in own if parts_of(template, own)]
-    everything: list[NewTemplate | StoredTemplate] = [*own, *new]
-    whole = _fusible(everything)
-    return replaced, [*new, *([fuse(whole)] if len(whole) > 1 else [])]
+        stored = [fuse(parts), *(template for template in stored if id(template) not in chosen)]
+    everything: list[NewTemplate | StoredTemplate] = [*own, *stored]
+    beside = [template for template in everything if _is_beside(template, everything)]
+    if fusion != "beside" and not beside:
+        return [], stored
+    stale, fresh = _renewal(beside, everything, _fusible(everything))
+    outdated = {id(template) for template in stale}
+    return _ids(stale), [*(template for template in stored if id(template) not in outdated), *fresh]
 
 
-def without(own: Sequence[StoredTemplate], removed: set[int]) -> tuple[list[int], list[NewTemplate]]:
+def without(own: Sequence[StoredTemplate], removed: set[int]) -> tuple[list[int], list[int], list[NewTemplate]]:
     """What follows from removing some templates: what was fused of them must not outlive them.
 
+    A fusion that cannot be taken apart is kept only if every removed photograph was stored after it. Earlier versions
+    left fusions behind that hold photographs removed since, and nothing tells them from others.
+
     Returns:
-        Further ids to remove, and templates to add in their place.
+        Further ids to remove: those made anew, and those that may hold what was removed; and templates to add.
     """
-    stale = [
+    left = [template for template in own if template.id not in removed]
+    gone = [template for template in own if template.id in removed and _is_plain(template)]
+    if not gone:
+        return [], [], []
+    beside = [template for template in left if _is_beside(template, own)]
+    known = {id(template) for template in beside}
+    doubtful = [
         template.id
-        for template in own
-        if template.id not in removed and any(part.id in removed for part in parts_of(template, own))
+        for template in left
+        if template.photographs > 1
+        and id(template) not in known
+        and not all(photo.id > template.id and photo.created >= template.created for photo in gone)
     ]
-    parts = _fusible([template for template in own if template.id not in removed])
-    return stale, [fuse(parts)] if stale and len(parts) > 1 else []
+    if not beside:
+        return [], doubtful, []
+    stale, fresh = _renewal(beside, own, _fusible(left))
+    return _ids(stale), doubtful, fresh
 
 
-def parts_of(template: StoredTemplate, own: Sequence[StoredTemplate]) -> list[StoredTemplate]:
-    """The photographs that a template is the fusion of, where they lie beside it; else none."""
-    if template.photographs < 2:
+def parts_of(template: NewTemplate | StoredTemplate, own: Sequence[AnyTemplate]) -> list[AnyTemplate]:
+    """The photographs that a template is the fusion of, where all of them lie beside it; else none.
+
+    Also where others came after it: a person's embeddings are far fewer than their dimensions, so there is one way to
+    write the fusion as a sum of them, and the photographs that it was not made of have no part in that sum.
+    """
+    count = template.photographs
+    plain = [one for one in own if _is_plain(one)]
+    if count < 2 or len(plain) < count:
         return []
-    parts = _fusible(own)
-    alike = len(parts) == template.photographs and float(fused_embedding(parts) @ template.embedding) >= SAME
-    return parts if alike else []
+    whole = _fusible(plain)
+    if len(whole) == count and _is_fusion_of(template, whole):
+        return whole
+    rows = np.stack([one.embedding for one in plain]).astype(np.float64)
+    shares = np.linalg.lstsq(rows.T, template.embedding.astype(np.float64), rcond=None)[0]
+    parts = [plain[place] for place in sorted(np.argsort(shares)[-count:])]
+    return parts if _is_fusion_of(template, parts) else []
 
 
 def parse_fusion(text: str) -> Fusion:
@@ -110,8 +134,46 @@ def parse_fusion(text: str) -> Fusion:
     raise ConfigError(f"--fuse takes {', '.join(FUSIONS)}, got {text!r}")
 
 
+def _is_beside(template: NewTemplate | StoredTemplate, own: Sequence[NewTemplate | StoredTemplate]) -> bool:
+    """Whether a fused template belongs beside the person's photographs, also where some of them are gone."""
+    if template.photographs < 2:
+        return False
+    if parts_of(template, own):
+        return True
+    # ``beside`` stores a fusion last, behind the photographs that it came with; ``instead`` stores it first.
+    return isinstance(template, StoredTemplate) and any(
+        isinstance(one, StoredTemplate)
+        and _is_plain(one)
+        and one.id == template.id - 1
+        and one.created == template.created
+        for one in own
+    )
+
+
+def _renewal(
+    beside: Sequence[AnyTemplate], own: Sequence[AnyTemplate], whole: Sequence[AnyTemplate]
+) -> tuple[list[AnyTemplate], list[NewTemplate]]:
+    """Which fusions are not of the whole, once, and what takes their place."""
+    wanted = {id(template) for template in whole}
+    current = [template for template in beside if {id(part) for part in parts_of(template, own)} == wanted][:1]
+    stale = [template for template in beside if not any(template is one for one in current)]
+    return stale, [fuse(whole)] if not current and len(whole) > 1 else []
+
+
+def _ids(templates: Sequence[NewTemplate | StoredTemplate]) -> list[int]:
+    return [template.id for template in templates if isinstance(template, StoredTemplate)]
+
+
+def _is_plain(template: NewTemplate | StoredTemplate) -> bool:
+    return template.mask in (None, "none") and template.photographs == 1
+
+
+def _is_fusion_of(template: NewTemplate | StoredTemplate, parts: Sequence[NewTemplate | StoredTemplate]) -> bool:
+    return float(fused_embedding(parts).astype(np.float64) @ template.embedding.astype(np.float64)) >= SAME
+
+
 def _fusible(templates: Sequence[AnyTemplate]) -> list[AnyTemplate]:
-    plain = [template for template in templates if template.mask in (None, "none") and template.photographs == 1]
+    plain = [template for template in templates if _is_plain(template)]
     if len(plain) < 3:
         return plain
     embeddings = np.stack([template.embedding for template in plain])

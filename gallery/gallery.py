@@ -303,12 +303,12 @@ class Gallery:
             strange = set(ids) - {template.id for template in own}
             if strange:
                 raise ConfigError(f"{known.name!r} has no template {sorted(strange)[0]}")
-            stale, renewed = without(own, set(ids))  # what was fused of them must not outlive them
-            self._store.remove_templates(sorted({*ids, *stale}))
+            stale, doubtful, renewed = without(own, set(ids))
+            self._store.remove_templates(sorted({*ids, *stale, *doubtful}))
             now = self.now()
             self._store.add_templates(known.number, renewed, now)
-            self._store.log(now, "remove", {"person": known.number, "templates": len(set(ids))})
-        return Removal(known.name, len(set(ids)), self.erase_leftovers())
+            self._store.log(now, "remove", {"person": known.number, "templates": len(set(ids)) + len(doubtful)})
+        return Removal(known.name, len(set(ids)), self.erase_leftovers(), len(doubtful))
 
     def erase_leftovers(self) -> bool:
         """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means."""

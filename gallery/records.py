@@ -95,11 +95,14 @@ class Removal:
             an older state or writing, and in a gallery too large to be rewritten each time: the records themselves
             are overwritten, and ``facekd gallery check`` finishes the job. Always False in Milvus, which marks rows as
             deleted and drops their bytes when it compacts.
+        fused: how many templates of several photographs went as well, because they may have held what was removed and
+            could not be made anew without it.
     """
 
     person: str
     templates: int
     erased: bool
+    fused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

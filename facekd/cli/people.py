@@ -64,7 +64,17 @@ def remove(
                 "copies of its bytes may linger (large gallery, in use, or in Milvus): run `facekd gallery check` in a "
                 "quiet hour; for Milvus see docs/milvus.md"
             )
-        answer = {"removed": removal.person, "templates": removal.templates, "erased": removal.erased}
+        if removal.fused:
+            output.warn(
+                f"{removal.fused} templates of several photographs went as well, since they may have held what was "
+                "removed: enrol those photographs again"
+            )
+        answer = {
+            "removed": removal.person,
+            "templates": removal.templates,
+            "fused": removal.fused,
+            "erased": removal.erased,
+        }
         whole = f"{removal.person} is removed" if not template else f"removed from {removal.person}"
         output.result(answer, text=f"{whole}: {removal.templates} templates")
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from facekd import cli
+from facekd.errors import GalleryError
 from facekd.gallery.calibration import Calibration, Curve, Point
 from facekd.images import load_image
 from facekd.video import VideoFile
@@ -121,7 +122,8 @@ def test_enrols_identifies_and_forgets(photo, answer):
     assert answer("identify", photo(90), code=1)["images"][0]["faces"][0]["person"] is None
     assert [p["person"] for p in answer("people", "list")["people"]] == ["Ada", "Grace"]
     assert answer("people", "rename", "Ada", "Ada Lovelace")["person"] == "Ada Lovelace"
-    assert answer("people", "remove", "Ada Lovelace") == {"removed": "Ada Lovelace", "templates": 1, "erased": True}
+    removed = {"removed": "Ada Lovelace", "templates": 1, "fused": 0, "erased": True}
+    assert answer("people", "remove", "Ada Lovelace") == removed
     assert answer("identify", photo(10), code=1)
     assert "nobody named" in answer("people", "remove", "Ada Lovelace", code=1)
 
@@ -152,6 +154,30 @@ def test_enrols_a_folder_of_peoples_folders(photo, answer, tmp_path):
     ]
 
 
+def test_a_folder_whose_name_is_none_stops_before_anybody_is_enrolled(photo, answer, tmp_path):
+    photo(10, "people/Ada/a.png")
+    photo(20, "people/Gra\nce/b.png")
+    assert "control characters" in answer("enroll", "--folder", tmp_path / "people", code=2)
+    assert "enrol somebody first" in answer("people", "list", code=4)
+
+
+def test_who_is_enrolled_when_a_later_one_fails_is_told(photo, answer, tmp_path, monkeypatch):
+    from facekd.gallery.gallery import Gallery
+
+    enrol = Gallery.enrol
+
+    def locked_at_grace(self, person, *arguments, **options):
+        if person == "Grace":
+            raise GalleryError("the gallery is locked")
+        return enrol(self, person, *arguments, **options)
+
+    monkeypatch.setattr(Gallery, "enrol", locked_at_grace)
+    photo(10, "people/Ada/a.png")
+    photo(20, "people/Grace/b.png")
+    people = answer("enroll", "--folder", tmp_path / "people", code=4)["people"]
+    assert [person["person"] for person in people] == ["Ada"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["enroll"], ["enroll", "Ada"], ["verify", "a.png"], ["enroll", "Ada", "--folder", "people"],
@@ -160,6 +186,22 @@ def test_enrols_a_folder_of_peoples_folders(photo, answer, tmp_path):
 )  # fmt: skip
 def test_wrong_use(answer, arguments):
     answer(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    "options", [["--fpir", "7"], ["--fpir", "0"], ["--fpir", "nan"], ["--threshold", "1.5"]], ids=" ".join
+)
+def test_a_rate_that_is_none_is_said_before_anybody_looks(photo, answer, options):
+    answer("enroll", "Ada", photo(10))
+    answer("identify", photo(0), *options, code=2)
+    fmr = [option.replace("fpir", "fmr") for option in options]
+    answer("verify", photo(0), photo(0), *fmr, code=2)
+    answer("verify", "--person", "Ada", photo(0), *fmr, code=2)
+
+
+def test_a_gallery_named_beside_two_photographs_is_a_mistake(photo, answer):
+    for option in ("--gallery", "--key-file"):
+        assert "--person" in answer("verify", photo(10), photo(10), option, "nowhere", code=2)
 
 
 def test_verifies_pairs_and_claims(photo, answer):

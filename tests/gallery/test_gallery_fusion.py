@@ -1,5 +1,8 @@
 """One template of several photographs: what it is made of, what it counts as, and that it goes with its photographs."""
 
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
 import numpy as np
 import pytest
 
@@ -99,6 +102,96 @@ def test_what_was_fused_in_one_enrolment_outlives_other_photographs(open_gallery
     gallery.enrol("Ada", [make_face(unit(8, near=unit(1), cosine=0.7))])
     gallery.remove_templates("Ada", [gallery.templates("Ada")[1].id])
     assert [template.photographs for template in gallery.templates("Ada")] == [3]
+
+
+@pytest.fixture
+def ticking(open_gallery):
+    """A gallery whose every change has a time of its own, as in life."""
+    seconds = count()
+    return open_gallery(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(seconds)))
+
+
+def _as_earlier_versions_left(gallery, name, faces):
+    """Photographs fused ``beside``, then more without: the fusion stayed as it was."""
+    first, *more = faces
+    gallery.enrol(name, first, policy=BESIDE)
+    number = next(person.number for person in gallery.people() if person.name == name)
+    for portion in more:
+        with gallery.store.writing():
+            templates = [NewTemplate(face.embedding, face.quality.score, "none") for face in portion]
+            gallery.store.add_templates(number, templates, gallery.now())
+
+
+def _counts(gallery, name="Ada"):
+    return [template.photographs for template in gallery.templates(name)]
+
+
+@pytest.mark.parametrize("policy", [EnrolmentPolicy(), INSTEAD], ids=["none", "instead"])
+def test_it_is_renewed_by_an_enrolment_of_any_policy(ticking, photographs, policy):
+    ticking.enrol("Ada", photographs[:2], policy=BESIDE)
+    ticking.enrol("Ada", photographs[2:], policy=policy)
+    assert _counts(ticking) == [1, 1, 1, 3]
+    assert ticking.templates("Ada")[-1].embedding == pytest.approx(_mean(photographs), abs=1e-6)
+    removal = ticking.remove_templates("Ada", [1])
+    assert (removal.templates, removal.fused, removal.erased) == (1, 0, True)
+    assert _counts(ticking) == [1, 1, 2]
+    assert ticking.templates("Ada")[-1].embedding == pytest.approx(_mean(photographs[1:]), abs=1e-6)
+
+
+def test_it_is_renewed_by_a_merging_import(ticking, open_gallery, photographs, tmp_path):
+    other = open_gallery(tmp_path / "other.db")
+    other.enrol("Ada", photographs, policy=BESIDE)
+    other.export(tmp_path / "people.zip")
+    ticking.enrol("Ada", photographs[:2], policy=BESIDE)
+    report = ticking.import_(tmp_path / "people.zip", merge=True)
+    assert (report.templates, report.present) == (2, 2)  # the third photograph, and the mean of all
+    assert _counts(ticking) == [1, 1, 1, 3]
+    again = ticking.import_(tmp_path / "people.zip", merge=True)
+    assert (again.templates, again.present) == (0, 4)
+    ticking.remove_templates("Ada", [1])
+    assert _counts(ticking) == [1, 1, 2]
+
+
+def test_a_stale_one_of_an_earlier_version_goes_with_its_photograph(ticking, photographs):
+    _as_earlier_versions_left(ticking, "Ada", [photographs[:2], photographs[2:]])
+    assert _counts(ticking) == [1, 1, 2, 1]
+    removal = ticking.remove_templates("Ada", [1])
+    assert removal.erased
+    assert _counts(ticking) == [1, 1, 2]
+    assert ticking.templates("Ada")[-1].embedding == pytest.approx(_mean(photographs[1:]), abs=1e-6)
+
+
+def test_one_that_holds_what_an_earlier_version_removed_is_renewed(ticking, photographs, unit, make_face):
+    _as_earlier_versions_left(ticking, "Ada", [photographs[:2], photographs[2:]])
+    with ticking.store.writing():
+        ticking.store.remove_templates([1])
+    assert _counts(ticking) == [1, 2, 1]
+    fourth = make_face(unit(5, near=unit(1), cosine=0.8))
+    ticking.enrol("Ada", [fourth])
+    assert _counts(ticking) == [1, 1, 1, 3]
+    assert ticking.templates("Ada")[-1].embedding == pytest.approx(_mean([*photographs[1:], fourth]), abs=1e-6)
+
+
+def test_what_cannot_be_shown_free_of_the_removed_goes(ticking, photographs, unit, make_face):
+    older, newer = (make_face(unit(seed, near=unit(1), cosine=0.7)) for seed in (8, 9))
+    ticking.enrol("Ada", [older])
+    ticking.enrol("Ada", photographs, policy=INSTEAD)
+    ticking.enrol("Ada", [newer])
+    assert ticking.remove_templates("Ada", [3]).fused == 0  # stored after the mean was made
+    assert _counts(ticking) == [1, 3]
+    removal = ticking.remove_templates("Ada", [1])
+    assert (removal.templates, removal.fused) == (1, 1)
+    assert _counts(ticking) == []
+
+
+def test_a_stale_one_is_re_embedded(open_gallery, photographs, unit):
+    gallery = open_gallery(policy=EnrolmentPolicy(keep_crops=True))
+    gallery.enrol("Ada", photographs[:2], policy=EnrolmentPolicy(fusion="beside", keep_crops=True))
+    with gallery.store.writing():
+        third = NewTemplate(photographs[2].embedding, 0.3, "none", photographs[2].crop)
+        gallery.store.add_templates(1, [third], gallery.now())
+    new = [unit(seed, near=unit(50, dimension=64), cosine=0.8, dimension=64) for seed in (51, 52, 53)]
+    assert reembed(gallery, lambda crops: np.stack(new[: len(crops)]), contract="f" * 16, dimension=64) == 4
 
 
 def test_it_is_fused_anew_after_a_model_upgrade(open_gallery, photographs, unit):

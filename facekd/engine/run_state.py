@@ -65,7 +65,10 @@ class RunState:
         self._refuse_other(saved, path)
         try:
             task.module.load_state_dict(saved["module"])
+            decays = [group["weight_decay"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved["optimizer"])
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay  # the recipe's of now, like the learning rate, not the checkpoint's
             averaged.network.load_state_dict(saved["averaged"])
             averaged.updates, self.step = saved["updates"], saved["step"]
             self.elapsed, self.best_score = saved["elapsed"], saved["best_score"]

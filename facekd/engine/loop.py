@@ -36,6 +36,10 @@ class TrainingDiverged(FacekdError):
     """The loss or its gradient is no longer finite. Lower the learning rate; the last checkpoint is intact."""
 
 
+class NoScore(ConfigError):
+    """A validation score is no number: weights cannot be chosen by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended.
@@ -122,8 +126,8 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss or its gradient became infinite or NaN; no weight was moved by it.
-        ConfigError: ``folder`` holds a run already and ``resume`` was not asked for, or the checkpoint is of a run with
-            other settings, data or ranks.
+        ConfigError: ``folder`` holds a run already and ``resume`` was not asked for, the checkpoint is of a run with
+            other settings, data or ranks, or a validation gave no score; the checkpoint is then of that step.
         ModelError: the checkpoint is damaged.
         KeyboardInterrupt, SystemExit: the process was asked to stop; the latter's code is 128 + the signal's number.
     """
@@ -155,6 +159,13 @@ def fit(
 
     def save() -> None:
         state.save(fabric, checkpoint, task, plain_optimizer, averaged)
+
+    def judge() -> bool:
+        try:
+            return _judge(task, averaged, state, journal, folder, on_best)
+        except NoScore:
+            save()  # what was learnt is worth going on from, once the data are put right
+            raise
 
     # Seeding by the step makes a resumed run draw what the uninterrupted one drew; each rank has a stream of its own,
     # far from the others in the 32 bits that torch uses.
@@ -188,10 +199,10 @@ def fit(
                 losses.append(sum(terms.values()))
                 lines.step(state, terms, rate, progress)
                 if state.step % settings.validate_every == 0:
-                    better = _judge(task, averaged, state, journal, folder, on_best)
+                    better = judge()
             finished = stop_after is None or state.step < stop_after
-            if finished and state.step % settings.validate_every:
-                _judge(task, averaged, state, journal, folder, on_best)
+            if finished and (state.step % settings.validate_every or state.best_score == -math.inf):
+                judge()
             save()
             if requests.signal:
                 leave(requests.signal)
@@ -269,12 +280,22 @@ def _judge(
     folder: Path,
     on_best: Callable[[Path], None] | None,
 ) -> bool:
-    """Validate the averaged weights; export them when they are the best so far, and say whether they are."""
+    """Validate the averaged weights; export them when they are the best so far, and say whether they are.
+
+    Raises:
+        NoScore: nothing would ever be the best.
+    """
     with torch.no_grad():
         figures = task.validate(averaged.network)
     journal.scalars(state.step, {f"val/{name}": value for name, value in figures.items()})
-    better = figures["score"] > state.best_score
     shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    if not math.isfinite(figures["score"]):
+        raise NoScore(
+            f"The validation of step {state.step} gives no score ({shown}): see whether the validation data have "
+            "everything that it is taken over (every class, labelled faces, pairs of one person and of two); the "
+            "checkpoint of this step stays, and --resume goes on from it"
+        )
+    better = figures["score"] > state.best_score
     journal.say(f"step {state.step}  validation  {shown}{'  (best so far)' if better else ''}")
     if better:
         state.best_score = figures["score"]

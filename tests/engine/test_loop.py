@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -132,6 +133,21 @@ def test_a_gradient_that_is_not_finite_moves_nothing_that_is_kept(tmp_path: Path
     assert saved["step"] == 3
     assert all(bool(value.isfinite().all()) for part in ("module", "averaged") for value in saved[part].values())
     assert len(fit(LineTask(), settings, tmp_path, resume=True).losses) == 37
+
+
+def test_a_score_that_is_no_number_is_an_error_and_nothing_trained_is_lost(tmp_path: Path) -> None:
+    class Unjudged(LineTask):
+        def validate(self, student: nn.Module) -> dict[str, float]:
+            return {"score": math.nan, "right": 0.5}
+
+    settings = SETTINGS.model_copy(update={"steps": 2, "validate_every": 1})
+    for resume, step in ((False, 1), (True, 2), (True, 2)):  # on the way, at the end, and with nothing left to do
+        with pytest.raises(ConfigError, match=f"validation of step {step} .*right 0.5000.*--resume"):
+            fit(Unjudged(), settings, tmp_path, resume=resume)
+        assert torch.load(tmp_path / "checkpoint.pt")["step"] == step
+    assert not (tmp_path / "best.onnx").exists()
+    fit(LineTask(), settings, tmp_path, resume=True)
+    assert (tmp_path / "best.onnx").exists()
 
 
 def test_a_kill_after_a_new_best_does_not_let_a_worse_one_replace_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.settings import TrainingSettings
-from facekd.engine.task import Task
+from facekd.engine.task import KnowsItsData, Task
 from facekd.errors import ConfigError, ModelError
 
 UNCHANGED = ("seed", "accumulate", "optimizer")  # without these a resumed run would not be the one that was interrupted
@@ -47,6 +47,7 @@ class RunState:
                 "best_score": self.best_score,
                 "settings": self._settings,
                 "ranks": rank_and_ranks()[1],
+                "data": _data(task),
             },
         )
         partial.replace(path)
@@ -56,13 +57,15 @@ class RunState:
 
         Raises:
             ModelError: it is damaged or cut off.
-            ConfigError: it is of a run with other settings, data, network or number of ranks.
+            ConfigError: it is of a run with another seed, ``accumulate``, optimiser, network or number of ranks, or on
+                other data where the task knows its own.
         """
         try:
             saved = fabric.load(path)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise ModelError(f"cannot read {path}: {error}; remove it, or give another --run, to start anew") from error
         self._refuse_other(saved, path)
+        _refuse_other_data(saved, _data(task), path)
         try:
             task.module.load_state_dict(saved["module"])
             decays = [group["weight_decay"] for group in optimizer.param_groups]
@@ -86,3 +89,19 @@ class RunState:
                     f"{path} is of a run with {name} = {found[name]!r}, not {now!r}: resume with what it began with, "
                     "or give another --run to start anew"
                 )
+
+
+def _data(task: Task) -> dict[str, str]:
+    return dict(task.data_digests()) if isinstance(task, KnowsItsData) else {}
+
+
+def _refuse_other_data(saved: dict[str, Any], now: dict[str, str], path: Path) -> None:
+    """Checkpoints that do not say what they are of are taken; so are other validation data before there is a best
+    score, for a validation that gave none has to be put right."""
+    unjudged = saved.get("best_score") == -math.inf
+    for name, found in saved.get("data", {}).items():
+        if now.get(name, found) != found and not (name == "validation" and unjudged):
+            raise ConfigError(
+                f"{path} is of a run with other {name} data: resume with the data that it began with, or give another "
+                "--run to start anew"
+            )

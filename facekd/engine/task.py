@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
 
@@ -12,7 +15,8 @@ class Task(Protocol):
     """One thing to train.
 
     ``batch`` must be a pure function of the step (and of the task's own seed): that alone makes a resumed run
-    repeat the losses of one that was never interrupted, however many threads prepare batches.
+    repeat the losses of one that was never interrupted, however many threads prepare batches. A task that can say which
+    data it is on is a ``KnowsItsData`` too.
 
     Attributes:
         module: everything that is optimised and checkpointed: the student, and adapters, heads and class centres.
@@ -33,3 +37,26 @@ class Task(Protocol):
 
     def export(self, student: nn.Module, path: Path) -> None:
         """Write the student as ONNX, BatchNorm unfolded."""
+
+
+@runtime_checkable
+class KnowsItsData(Protocol):
+    """A task whose checkpoints say which data they were trained on, so that none is resumed on other data."""
+
+    def data_digests(self) -> Mapping[str, str]:
+        """Digests of what is trained on and what it is judged by, as ``training`` and ``validation``.
+
+        Taken at every checkpoint: of names, numbers, labels and boxes, not of pixels.
+        """
+
+
+def digest_of(*parts: object) -> str:
+    """SHA-256 over arrays (type, shape and bytes) and over anything else as ``repr`` shows it, in their order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}|{part.shape}|".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(f"{part!r}|".encode())
+    return digest.hexdigest()

@@ -28,13 +28,14 @@ FACE = [100.0, 80.0, 160.0, 150.0]
 POINTS = np.array([[[115, 105], [145, 105], [130, 120], [118, 135], [142, 135]]], np.float32)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_landmarks_stay_on_their_pixels(seed: int) -> None:
+@pytest.mark.parametrize("drawn", [{"around_face": 1.0}, {"around_face": 0.0, "zoom_out": 1.0}], ids=["face", "far"])
+@pytest.mark.parametrize("seed", range(20))
+def test_landmarks_stay_on_their_pixels(seed: int, drawn: dict[str, float]) -> None:
     rng = np.random.default_rng(seed)
     photograph = make([FACE], points=POINTS)
-    crop = draw_crop(photograph, 96, CropSettings(smallest_face=12, ignore_below=0), rng)
-    if not len(crop.boxes) or crop.ignore[0]:
-        return
+    crop = draw_crop(photograph, 96, CropSettings(smallest_face=12, ignore_below=0, **drawn), rng)
+    assert crop.ignore.tolist() == [False]  # both ways of drawing keep the face's centre in the crop
+    assert ((crop.landmarks >= 3) & (crop.landmarks < 93)).all(axis=-1).any()
     # Known by its brightness, whether mirrored, enlarged, shrunk or shifted.
     mirrored = crop.landmarks[0, 0, 0] > crop.landmarks[0, 1, 0]
     assert not mirrored

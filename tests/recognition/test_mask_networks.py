@@ -10,6 +10,7 @@ import torch
 
 from facekd.engine.complexity import measure_complexity
 from facekd.engine.export import export_onnx
+from facekd.engine.settings import find_recipe, read_toml
 from facekd.recognition.mask_networks import MASK_NETWORKS, MobileNetV3SmallMask, ResNetMask, ShuffleNetV2Mask
 from facekd.runtime import open_session
 
@@ -46,9 +47,12 @@ def test_three_logits_and_the_export_agrees(tmp_path: Path, name: str) -> None:
     assert found.shape == (4, 3)
 
 
-def test_students_are_at_least_five_times_smaller_and_cheaper_than_the_teacher() -> None:
-    teacher = measure_complexity(MASK_NETWORKS["resnet"]())
-    for name in ("mask_network", "mobilenet_v3_small", "shufflenet_v2"):
-        student = measure_complexity(MASK_NETWORKS[name]())
-        assert 5 * student.parameters < teacher.parameters, name
-        assert 5 * student.multiply_adds < teacher.multiply_adds, name
+@pytest.mark.parametrize("name", ["mask-distilled", "compare-mask"])
+def test_a_recipes_student_is_at_least_five_times_smaller_and_cheaper_than_its_teacher(name: str) -> None:
+    table = read_toml(find_recipe(name))
+    settings = read_toml(find_recipe(table.get("recipe", name)))["network"]  # of a comparison: the recipe's student
+    student = measure_complexity(MASK_NETWORKS["mask_network"](**settings))
+    taught_by = table.get("distill", table)["teachers"]["large"]["architecture"]
+    teacher = measure_complexity(MASK_NETWORKS[taught_by]())
+    assert 5 * student.parameters < teacher.parameters
+    assert 5 * student.multiply_adds < teacher.multiply_adds

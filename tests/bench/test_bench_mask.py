@@ -97,7 +97,6 @@ def test_memory_is_that_of_the_model_however_large_this_process_is(tmp_path: Pat
     assert found["wide"].peak_mib > 24 + found["narrow"].peak_mib  # 24 MiB of weights
     assert found["narrow"].peak_mib < 24
     assert found["wide"].file_bytes == files["wide"].stat().st_size
-    assert found["narrow"].time.median_ms < found["wide"].time.median_ms
     assert ballast.size
 
 

@@ -14,9 +14,9 @@ import facekd
 from facekd.errors import FacekdError
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.location import MilvusAddress, parse_location
-from facekd.gallery.maintenance import check
+from facekd.gallery.maintenance import check, is_encrypted
 from facekd.gallery.records import NoGallery
-from facekd.gallery.sealing import key_from_environment
+from facekd.gallery.sealing import KeySource, key_from_environment
 from facekd.runtime import open_session
 from facekd.zoo import Manifest, ModelRecord, load_manifest
 
@@ -77,13 +77,15 @@ def verify_models(records: list[ModelRecord]) -> list[dict[str, Any]]:
     return answers
 
 
-def gallery_health(location: str | os.PathLike[str]) -> dict[str, Any] | None:
+def gallery_health(location: str | os.PathLike[str], key: KeySource | None = None) -> dict[str, Any] | None:
     """The state of a gallery: people, templates, encryption, file permissions, problems; None where there is none.
 
     Like ``facekd gallery check`` it finishes erasing what was removed. ``private`` is None on a server, whose files
-    are not here to look at; ``not_promised`` says what files promise and this gallery does not.
+    are not here to look at; ``encrypted`` is None where it cannot be told; ``not_promised`` says what files promise and
+    this gallery does not.
     """
-    health: dict[str, Any] = {"path": os.fspath(location), "private": None, "not_promised": [], "problems": []}
+    health: dict[str, Any] = {"path": os.fspath(location), "private": None, "encrypted": None}
+    health |= {"not_promised": [], "problems": []}
     try:
         lies = parse_location(location)
         path = lies.folder if isinstance(lies, MilvusAddress) else lies
@@ -91,7 +93,9 @@ def gallery_health(location: str | os.PathLike[str]) -> dict[str, Any] | None:
             if not path.exists():
                 return None
             health["private"] = _is_private(path)
-        with Gallery.open(location, create=False, key=key_from_environment()) as gallery:
+        if isinstance(lies, Path):
+            health["encrypted"] = is_encrypted(lies)  # is known without the key, too
+        with Gallery.open(location, create=False, key=key or key_from_environment()) as gallery:
             found = check(gallery)
             health["not_promised"] = list(gallery.store.not_promised)
     except NoGallery as error:
@@ -108,12 +112,13 @@ def gallery_health(location: str | os.PathLike[str]) -> dict[str, Any] | None:
     }
 
 
-def examine(gallery: str | os.PathLike[str], must_exist: bool = False) -> dict[str, Any]:
+def examine(gallery: str | os.PathLike[str], must_exist: bool = False, key: KeySource | None = None) -> dict[str, Any]:
     """Everything that the doctor reports, as one JSON object; healthy when ``problems`` is empty.
 
     Args:
         gallery: the gallery to look at.
         must_exist: a missing gallery is a problem; otherwise it is none.
+        key: of an encrypted gallery; by default that of the environment.
     """
     problems: list[str] = []
     models: list[dict[str, Any]] = []
@@ -126,7 +131,7 @@ def examine(gallery: str | os.PathLike[str], must_exist: bool = False) -> dict[s
         problems.append(str(error))
     found = versions()
     problems += [f"{name} is not installed: reinstall facekd" for name in RUN_TIME if found[name] is None]
-    health = gallery_health(gallery)
+    health = gallery_health(gallery, key)
     if health is None and must_exist:
         problems.append(f"there is no gallery at {gallery}: check the path, or enrol somebody first")
     if health is not None:
@@ -147,7 +152,7 @@ def not_protected(health: dict[str, Any] | None, manifest: Manifest | None) -> l
     words = list(ALWAYS_UNPROTECTED)
     if health is not None and health["not_promised"]:
         words += health["not_promised"]
-    elif health is not None and not health.get("encrypted", False):
+    elif health is not None and health["encrypted"] is False:
         words.append(
             "the gallery is not encrypted: who reads its file has everybody's templates "
             "(`facekd gallery rotate-key` encrypts it)"

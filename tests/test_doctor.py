@@ -10,6 +10,7 @@ import pytest
 
 from facekd import cli, doctor
 from facekd.gallery.gallery import Gallery
+from facekd.gallery.sealing import new_key_file
 
 CONTRACT = "0123456789abcdef"
 
@@ -49,6 +50,23 @@ def test_a_gallery_is_counted_and_its_lack_of_encryption_told(empty_zoo: Path, g
     assert any("not encrypted" in words for words in report["not_protected"])
     gallery.chmod(0o644)
     assert any("chmod 600" in words for words in doctor.examine(gallery)["not_protected"])
+
+
+def test_an_encrypted_gallery_is_never_called_open_and_its_key_may_be_named(
+    empty_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FACEKD_GALLERY_KEY", raising=False)
+    path, key = tmp_path / "sealed.db", tmp_path / "gallery.key"
+    with Gallery.open(path, contract=CONTRACT, dimension=4, key=new_key_file(key)) as opened:
+        opened.enrol("Ada", [np.float32([1, 0, 0, 0])])
+    assert cli.run(["doctor", "--gallery", str(path), "--json"]) == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report["gallery"]["encrypted"] is True
+    assert "name its key" in report["problems"][0]
+    assert not any("not encrypted" in words for words in report["not_protected"])
+    assert cli.run(["doctor", "--gallery", str(path), "--key-file", str(key), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["gallery"]["people"], report["gallery"]["encrypted"]) == (1, True)
 
 
 def test_a_damaged_gallery_is_a_problem_and_exit_code_4(

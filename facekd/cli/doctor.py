@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from facekd.cli.gallery_access import KeyFileOption, key_source
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
 GalleryOption = Annotated[
@@ -14,7 +15,12 @@ GalleryOption = Annotated[
 ]
 
 
-def doctor(gallery: GalleryOption = None, json: JsonOption = False, threads: ThreadsOption = 0) -> None:
+def doctor(
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
     """Print versions, verify the models, check the gallery, and say what is not protected.
 
     Exit code 4 when a model or the gallery is damaged.
@@ -24,7 +30,7 @@ def doctor(gallery: GalleryOption = None, json: JsonOption = False, threads: Thr
 
     with Output(json=json, threads=threads) as output:
         location = gallery or default_location()
-        report = examine(location, must_exist=gallery is not None)
+        report = examine(location, must_exist=gallery is not None, key=key_source(key_file))
         if report["problems"]:
             output.at_least(ExitCode.DAMAGED)
         output.result(report, text=_text(report, location))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,9 +101,12 @@ def _pairs(texts: Iterable[str], option: str) -> dict[str, Any]:
 
 def _number(key: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError as error:
         raise ConfigError(f"--figure {key} wants a number, got {text!r}") from error
+    if not math.isfinite(number):
+        raise ConfigError(f"--figure {key} wants a finite number, got {text!r}")
+    return number
 
 
 def _records(model: str | None) -> tuple[set[str], list[ModelRecord]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from facekd.errors import ConfigError, ModelError
-from facekd.zoo import Calibration, Manifest, ModelCard, ModelRecord, Preprocessing, Task, load_manifest, read_model
+from facekd.zoo import (
+    TASKS,
+    Calibration,
+    Manifest,
+    ModelCard,
+    ModelRecord,
+    Preprocessing,
+    Task,
+    load_manifest,
+    read_model,
+)
 
 MANIFEST = "manifest.toml"
 
@@ -41,6 +52,7 @@ def write_record(
         The record's path: that of the weights with the suffix ``.toml``.
 
     Raises:
+        ConfigError: the card or the calibration holds text that TOML cannot hold.
         ModelError: the weights cannot be read.
     """
     try:
@@ -57,7 +69,7 @@ def write_record(
         calibration=calibration,
     )
     target = weights.with_suffix(".toml")
-    _replace(target, "\n".join(_table((), _plain(record))) + "\n")
+    _replace(target, _readable("\n".join(_table((), _plain(record))) + "\n"))
     return target
 
 
@@ -84,16 +96,23 @@ def add_model(
         The record as it now stands in the manifest.
 
     Raises:
-        ConfigError: the name is not usable, or the card has unknown keys.
+        ConfigError: the name is not usable, or the card has unknown keys or wrong values.
         ModelError: the weights are damaged, or the folder's manifest is.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a model: small letters, digits, dots and dashes, please")
+    if name in TASKS:
+        raise ConfigError(f"{name!r} is the name of a task, and means that task's default: take another name")
     unknown = set(card or {}) - set(ModelCard.model_fields)
     if unknown:
         raise ConfigError(
             f"a model's card has no {', '.join(sorted(unknown))}; known: {', '.join(ModelCard.model_fields)}"
         )
+    try:
+        described = ModelCard.model_validate({**record.card.model_dump(), **(card or {})})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
+        raise ConfigError(f"a model's card cannot hold this: {wrong}") from error
     content = read_model(record)
     path = folder / MANIFEST
     manifest = load_manifest(path) if path.exists() else Manifest(defaults={}, models={})
@@ -102,18 +121,19 @@ def add_model(
             "name": name,
             "file": f"{name}.onnx",
             "folder": folder,
-            "card": ModelCard.model_validate({**record.card.model_dump(), **(card or {})}),
+            "card": described,
             "calibration": calibration or record.calibration,
         }
     )
     defaults = dict(manifest.defaults)
     if default or added.task not in defaults:
         defaults[added.task] = name
+    text = _manifest_text(Manifest(defaults=defaults, models={**manifest.models, name: added}))
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.onnx.partial"
     partial.write_bytes(content)
     partial.replace(folder / added.file)
-    write_manifest(Manifest(defaults=defaults, models={**manifest.models, name: added}), path)
+    _replace(path, text)
     return added
 
 
@@ -134,12 +154,39 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as TOML; reading it again gives an equal one."""
+    """Write a manifest as TOML; reading it again gives an equal one.
+
+    Raises:
+        ConfigError: it holds text that TOML cannot hold; what was there before stays.
+    """
+    _replace(path, _manifest_text(manifest))
+
+
+def calibration_text(name: str, calibration: Calibration) -> str:
+    """The TOML lines of a model's calibration in a manifest, as :func:`read_calibration` takes them.
+
+    Raises:
+        ConfigError: it holds text that TOML cannot hold.
+    """
+    return _readable("\n".join(_table(("models", name, "calibration"), _plain(calibration))) + "\n")
+
+
+def _manifest_text(manifest: Manifest) -> str:
     lines = [_HEADER, *_table(("defaults",), {str(task): name for task, name in manifest.defaults.items()})]
     for name, record in manifest.models.items():
         entry = {key: value for key, value in _plain(record).items() if key != "name"}
         lines += ["", *_table(("models", name), entry)]
-    _replace(path, "\n".join(lines) + "\n")
+    return _readable("\n".join(lines) + "\n")
+
+
+def _readable(text: str) -> str:
+    """The text, once it was read back: one that cannot be read must not replace one that can."""
+    try:
+        tomllib.loads(text)
+        text.encode()
+    except (tomllib.TOMLDecodeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"this cannot be written as TOML, is there a character that no text has? {error}") from error
+    return text
 
 
 def _plain(model: BaseModel) -> dict[str, Any]:
@@ -162,7 +209,9 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A TOML value. TOML's strings, numbers, booleans and arrays are written as JSON's are."""
+    """A TOML value. TOML's strings, numbers, booleans and arrays are written as JSON's are, nan and inf are not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -90,13 +90,40 @@ def test_the_command_adds_a_model(weights: Path, tmp_path: Path, monkeypatch: py
     assert card.figures == {"lfw": 0.97}  # figures given replace those of the record
     assert card.notes == "a=b"
     assert card.recipe == "mine"
-    assert CliRunner().invoke(build_app(), [*command[:5], "--figure", "lfw=high"]).exit_code == 2
+    before = load_manifest()
+    for wrong in ("lfw=high", "lfw=nan", "lfw=-inf", "lfw=1e400"):
+        assert CliRunner().invoke(build_app(), [*command[:5], "--figure", wrong]).exit_code == 2, wrong
+    for wrong in ("parameters=abc", "notes=a\x7fb", "notes=\udce9"):
+        result = CliRunner().invoke(build_app(), [*command[:5], "--card", wrong])
+        assert result.exit_code == 2, wrong
+    assert load_manifest() == before
+
+
+def test_what_toml_cannot_hold_replaces_neither_manifest_nor_weights(weights: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    add_model(zoo, find_model(weights), "mine")
+    weights.write_bytes(b"better")
+    write_record(weights, "embedder", CROP, CARD)
+    with pytest.raises(ConfigError, match="TOML"):
+        add_model(zoo, find_model(weights), "mine", card={"notes": "a\x7fb"})
+    assert read_model(load_manifest(zoo / "manifest.toml").models["mine"]) == b"weights"
+
+
+def test_figures_of_a_training_that_failed_are_read_again(weights: Path) -> None:
+    write_record(weights, "embedder", CROP, ModelCard(figures={"tar": float("nan"), "loss": float("-inf")}))
+    figures = find_model(weights).card.figures
+    assert figures["tar"] != figures["tar"]
+    assert figures["loss"] == float("-inf")
 
 
 def test_faults(weights: Path, tmp_path: Path) -> None:
     record = find_model(weights)
     with pytest.raises(ConfigError, match="no name"):
         add_model(tmp_path / "zoo", record, "../escape")
+    with pytest.raises(ConfigError, match="task"):
+        add_model(tmp_path / "zoo", record, "detector")
+    with pytest.raises(ConfigError, match=r"parameters: .* integer"):
+        add_model(tmp_path / "zoo", record, "mine", card={"parameters": "abc"})
     with pytest.raises(ConfigError, match="colour"):
         add_model(tmp_path / "zoo", record, "mine", card={"colour": "red"})
     weights.write_bytes(b"damaged")

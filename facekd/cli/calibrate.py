@@ -101,6 +101,9 @@ def calibrate(
     with Output(json=json, threads=threads) as output:
         if out is not None and out.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"Cannot write {out}: the suffix must be one of {', '.join(SUFFIXES)}")
+        for target in (out, plot):
+            if target is not None and not target.absolute().parent.is_dir():
+                raise ConfigError(f"cannot write {target}: there is no folder {target.parent}")
         if (folder is None) == (gallery is None):
             raise ConfigError("name either a folder of labelled faces, or --gallery PATH")
         if probes is not None and gallery is None:
@@ -127,9 +130,10 @@ def calibrate(
         ]
         source = ", ".join(places) + (f", split {split}" if folder and (folder / TABLE).exists() else "")
         artefact = from_curves(faces.contract, source, curves)
+        output.result(artefact.model_dump(mode="json"), text=_table(artefact))
         if out is not None:
             if out.suffix.lower() == ".toml":
-                out.write_text(_record_lines(faces.name, source, artefact), encoding="utf-8")
+                out.write_text(_record_lines(faces.name, artefact), encoding="utf-8")
             else:
                 artefact.save(out)
             output.say(f"the calibration is in {out}")
@@ -138,7 +142,6 @@ def calibrate(
 
             plot_calibration(plot, artefact)
             output.say(f"score distributions and DET are in {plot}")
-        output.result(artefact.model_dump(mode="json"), text=_table(artefact))
 
 
 class _Faces:
@@ -206,21 +209,19 @@ class _Faces:
         return faces
 
 
-def _record_lines(name: str, source: str, artefact: Calibration) -> str:
+def _record_lines(name: str, artefact: Calibration) -> str:
+    from facekd.zoo import Calibration as RecordedCalibration
+    from facekd.zoo.writing import calibration_text
+
     curve = artefact.unmasked
-    lines = [
-        f"[models.{name}.calibration]",
-        f'source = "{source}"',
-        f"people = {curve.people}",
-        f"pairs = {curve.pairs}",
-        "",
-        f"[models.{name}.calibration.thresholds]",
-        *(f'"{_label(point.fmr)}" = {point.threshold:.6f}' for point in curve.points),
-        "",
-        f"[models.{name}.calibration.fmr_upper]",
-        *(f'"{_label(point.fmr)}" = {point.fmr_upper:.3g}' for point in curve.points),
-    ]
-    return "\n".join(lines) + "\n"
+    recorded = RecordedCalibration(
+        source=artefact.source,
+        people=curve.people,
+        pairs=curve.pairs,
+        thresholds={_label(point.fmr): round(point.threshold, 6) for point in curve.points},
+        fmr_upper={_label(point.fmr): float(f"{point.fmr_upper:.3g}") for point in curve.points},
+    )
+    return calibration_text(name, recorded)
 
 
 def _label(rate: float) -> str:

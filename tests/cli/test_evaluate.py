@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tomllib
 import zipfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from facekd.cli import evaluate_detection
 from facekd.detection.detector import Detection
 from facekd.gallery.calibration import Calibration
 from facekd.images import ImageSource
+from facekd.zoo.writing import read_calibration
 
 
 class CentreFinder:
@@ -107,6 +109,9 @@ def test_errors_have_documented_codes(crops: Path, capsys: pytest.CaptureFixture
     assert "--peer-models" in capsys.readouterr().err
     assert cli.run(["calibrate", str(crops), "--out", str(crops / "x.csv")]) == 2
     assert ".json, .toml" in capsys.readouterr().err
+    for option, name in (("--out", "c.json"), ("--plot", "det.png")):
+        assert cli.run(["calibrate", str(crops), option, str(crops / "missing" / name)]) == 2
+        assert "there is no folder" in capsys.readouterr().err
     assert cli.run(["bench", "detection", "--wider", str(crops)]) == 2
 
 
@@ -139,3 +144,36 @@ def test_calibrate(crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     record = tomllib.loads((crops / "c.toml").read_text())["models"]["tiny"]["calibration"]
     assert record["people"] == 12
     assert record["thresholds"]["1e-2"] == pytest.approx(loaded.unmasked.points[2].threshold, abs=1e-6)
+
+
+def test_a_folder_or_model_of_any_name_makes_a_record_that_is_read_again(
+    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = FakeEmbedder("")
+    embedder.table = np.load(crops / "e.npy")
+    embedder.record = type("Record", (), {"name": "tiny.v2"})
+    monkeypatch.setattr("facekd.recognition.embedder.Embedder", lambda _: embedder)
+    folder = shutil.copytree(crops, crops / 'pe"op\\le')
+    target = crops / "c.toml"
+    assert cli.run(["calibrate", str(folder), "--out", str(target), "--no-masked", "--replicates", "20"]) == 0
+    found = read_calibration(target)
+    assert found.source == 'pe"op\\le, split val'
+    assert found.people == 12
+    assert set(found.fmr_upper) == set(found.thresholds)
+
+
+def test_a_calibration_that_cannot_be_written_is_printed_all_the_same(
+    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = FakeEmbedder("")
+    embedder.table = np.load(crops / "e.npy")
+    monkeypatch.setattr("facekd.recognition.embedder.Embedder", lambda _: embedder)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Calibration, "save", full)
+    command = ["calibrate", str(crops), "--out", str(crops / "c.json"), "--no-masked", "--replicates", "20"]
+    code, artefact = answer(capsys, *command)
+    assert code == 3
+    assert artefact["contract"] == FakeEmbedder.contract

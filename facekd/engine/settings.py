@@ -8,12 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from facekd.errors import ConfigError
+from facekd.zoo import find_model
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
@@ -40,7 +42,7 @@ class TrainingSettings(Section):
         precision: arithmetic of the forward pass. bf16 pays only on processors that have it in hardware.
         threads: processor threads for the arithmetic; 0 takes what torch takes by itself.
         loader_threads: threads that prepare batches ahead.
-        compile: let torch.compile fuse the student; needs a C++ compiler where training runs.
+        compile: let torch.compile fuse the student; needs a C++ compiler where training runs. The embedder only.
         validate_every: steps between validations; the best weights by the task's score are what is exported.
         checkpoint_minutes: minutes between resumable checkpoints.
         seed: of everything that is drawn.
@@ -62,24 +64,45 @@ class TrainingSettings(Section):
     compile: bool = False
     validate_every: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
-    seed: int = 0
+    seed: Seed = 0
+
+
+def _refuse_compile(settings: TrainingSettings) -> TrainingSettings:
+    if settings.compile:
+        raise ValueError("compile = true is for the embedder only: leave it out here, where nothing would be compiled")
+    return settings
+
+
+UncompiledTraining = Annotated[TrainingSettings, AfterValidator(_refuse_compile)]
+"""Of stages that do not compile their student: a switch without effect is refused."""
 
 
 def find_recipe(name: str | Path) -> Path:
     """A recipe's file: a path as it stands, or the name of one that comes with facekd.
 
     Raises:
-        ConfigError: when neither exists; the message lists the recipes that do.
+        ConfigError: when neither exists; the message lists the recipes that do. A path with a folder in it is never
+            taken for a name: who has edited a copy must not train by the original.
     """
     path = Path(name)
     if path.is_file():
         return path
     packaged = Path(str(resources.files("facekd") / "recipes"))
     candidate = packaged / f"{path.name.removesuffix('.toml')}.toml"
-    if candidate.is_file():
+    if path.parent == Path() and candidate.is_file():
         return candidate
     known = ", ".join(sorted(p.stem for p in packaged.glob("*.toml")))
     raise ConfigError(f"No recipe {str(name)!r}: give the path of a TOML file, or one of: {known}")
+
+
+def weights_file(init: str | Path) -> Path:
+    """The file of weights to start from: an ONNX file as it stands, or that of a model of the zoo.
+
+    Raises:
+        ConfigError: there is no model of this name.
+    """
+    path = Path(init)
+    return path if path.suffix == ".onnx" or path.is_file() else find_model(str(init)).path
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,17 +115,32 @@ def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"--set wants KEY=VALUE (for example training.steps=100), got {override!r}")
-        *sections, leaf = key.strip().split(".")
-        target = table
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
         try:
-            target[leaf] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            target[leaf] = text
+            value = text
+        set_value(table, key, value, f"--set {override!r}")
     return table
+
+
+def set_value(table: dict[str, Any], key: str, value: object, said: str) -> None:
+    """Replace one value of a recipe's table, or add it.
+
+    Args:
+        table: of the recipe; it is changed.
+        key: ``section.….name``.
+        value: of it.
+        said: what wants it, for the message.
+
+    Raises:
+        ConfigError: a section of the key is a value in this recipe.
+    """
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{said}: {section!r} is a value in this recipe, not a section: it cannot hold {leaf!r}")
+    table[leaf] = value
 
 
 def parse_recipe(model: type[RecipeT], table: dict[str, Any], source: str | Path = "recipe") -> RecipeT:

@@ -21,7 +21,7 @@ from facekd.detection.detector import Detector
 from facekd.detection.network.refiner import ExportedRefiner, RefinerNetwork, RefinerSettings
 from facekd.detection.refiner import EYES_PX, OUTPUTS, SIDE_PX, TEMPLATE
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Section, TrainingSettings
+from facekd.engine.settings import Section, UncompiledTraining, weights_file
 from facekd.engine.task import Task
 from facekd.errors import DataError
 from facekd.zoo import Preprocessing
@@ -39,7 +39,8 @@ class StudentSettings(RefinerSettings):
     """The network, and where its weights start.
 
     Attributes:
-        init: ONNX file of an exported refiner of the same shape; without it the network starts from noise.
+        init: an exported refiner of the same shape, or the name of a model of the zoo; without it the network starts
+            from noise.
     """
 
     init: Path | None = None
@@ -101,7 +102,7 @@ class Recipe(Section):
     data: DataSettings
     network: StudentSettings = StudentSettings()
     loss: LossSettings = LossSettings()
-    training: TrainingSettings
+    training: UncompiledTraining
     preprocessing: Preprocessing = SQUARE
 
 
@@ -140,7 +141,7 @@ class RefinerTask:
         torch.manual_seed(recipe.training.seed)
         network = RefinerNetwork(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(ExportedRefiner(network), recipe.network.init)
+            load_onnx_weights(ExportedRefiner(network), weights_file(recipe.network.init))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student = self.module = network
         self._train = train

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from facekd.detection.anchors import STRIDES, anchors
 from facekd.detection.codec import decode_boxes
-from facekd.detection.data.batches import BatchMaker, DetectionBatch, Phase
+from facekd.detection.data.batches import BatchMaker, DetectionBatch, Phase, unreached
 from facekd.detection.data.changes import ChangeSettings
 from facekd.detection.data.crops import CropSettings
 from facekd.detection.data.photographs import Photograph, SourceSettings, load_source, read_photographs, require_data
@@ -27,10 +27,11 @@ from facekd.detection.nms import nms
 from facekd.distill.opening import distil
 from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Section, TrainingSettings
+from facekd.engine.settings import Section, UncompiledTraining, weights_file
 from facekd.engine.task import Task
+from facekd.errors import DataError
 from facekd.evaluation.detection import PhotographDetections, detection_figures
-from facekd.zoo import Preprocessing, find_model
+from facekd.zoo import Preprocessing
 
 LabelledPixels = tuple[NDArray[np.uint8], LabelledPhotograph]
 
@@ -100,7 +101,7 @@ class Recipe(Section):
     changes: ChangeSettings = ChangeSettings()
     loss: LossSettings = LossSettings()
     distill: DistillSettings = DistillSettings()
-    training: TrainingSettings
+    training: UncompiledTraining
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +139,9 @@ class DetectorData:
                 weights.append(source.weight)
             held_out += kept
             say(f"{source.labels}: {len(photographs)} photographs to train on, {len(kept)} to watch by")
+        if not collections:
+            wanted = ", ".join(str(source.photographs) for source in settings.sources)
+            raise DataError(f"no photograph to train on ({wanted}): name the folder that holds them with --data")
         return cls(collections, weights, held_out, labelled_pixels(settings.validation, settings.folders))
 
 
@@ -154,10 +158,12 @@ class DetectorTask:
 
     def __init__(self, recipe: Recipe, data: DetectorData) -> None:
         self.recipe = recipe
+        if all(label.ignore.all() for _, label in data.validation):  # the average precision would be no number
+            raise DataError(f"no photograph of {recipe.data.validation.labels} has a labelled face to judge by")
         torch.manual_seed(recipe.training.seed)
         network = RetinaFace(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(ExportedRetinaFace(network), _weights_file(recipe.network.init))
+            load_onnx_weights(ExportedRetinaFace(network), weights_file(recipe.network.init))
         # The fast layout for convolutions on a processor; pictures arrive in it by nature.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student = self.module = network
@@ -225,8 +231,16 @@ def build_task(recipe: Recipe, say: Callable[[str], None] | None = None) -> Task
         DataError: photographs or labels are missing.
         ModelError: the weights to start from do not fit.
     """
-    task = DetectorTask(recipe, DetectorData.load(recipe.data, say or Console(stderr=True).print))
+    say = say or Console(stderr=True).print
+    if remark := closing_remark(recipe, recipe.training.steps):
+        say(remark)
+    task = DetectorTask(recipe, DetectorData.load(recipe.data, say))
     return distil(task, recipe.distill, ARCHITECTURES, seed=recipe.training.seed)
+
+
+def closing_remark(recipe: Recipe, steps: int) -> str:
+    """A line about a run that ended after so many steps; empty where there is nothing to say."""
+    return unreached(recipe.phases, steps)
 
 
 def _exported_network(**options: Any) -> nn.Module:
@@ -236,11 +250,6 @@ def _exported_network(**options: Any) -> nn.Module:
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"retinaface": _exported_network}
 """Networks that a recipe may name as teacher; options are those of `NetworkSettings`."""
-
-
-def _weights_file(init: Path) -> Path:
-    """A file as it stands, or that of a model of the zoo."""
-    return init if init.suffix == ".onnx" else find_model(str(init)).path
 
 
 def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -24,12 +24,23 @@ class Phase(Section):
     Attributes:
         size: side of the crops in pixels; a multiple of 32.
         batch: crops a step.
-        steps: how many steps it lasts; the last phase goes on to the end of the run.
+        steps: how many steps it lasts, whatever ``training.minutes`` is; the last phase goes on to the end of the run.
     """
 
     size: int = Field(gt=0, multiple_of=STRIDES[-1])
     batch: int = Field(gt=0)
     steps: int = Field(gt=0)
+
+
+def unreached(phases: Sequence[Phase], steps: int) -> str:
+    """What a run of so many steps never sees, as a line to be shown; empty where it reaches its last phase."""
+    begins = sum(phase.steps for phase in phases[:-1])
+    if steps > begins:
+        return ""
+    return (
+        f"{steps} steps end before the last phase, which begins at step {begins}: no crop has {phases[-1].size} px. "
+        "Phases go by steps, with --minutes too: give them fewer steps (phases=[…])"
+    )
 
 
 class DetectionBatch(NamedTuple):

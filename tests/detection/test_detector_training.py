@@ -22,6 +22,7 @@ from facekd.detection.train import (  # noqa: E402
     DetectorTask,
     Recipe,
     build_task,
+    closing_remark,
     detect,
     export_detector,
     normalise,
@@ -240,6 +241,39 @@ def test_validation_takes_the_photographs_to_where_the_network_is(data: Path) ->
     network = ElsewhereNetwork()
     assert DetectorTask(*_recipe_and_data(data)).validate(network)["score"] == 0.0
     assert network.seen == ["meta"] * 2
+
+
+def test_validation_photographs_without_a_face_are_refused(data: Path) -> None:
+    (data / "empty.txt").write_text(f"# a.png {SIDE} {SIDE}\n# b.png {SIDE} {SIDE}\n")
+    sources = [{"photographs": "train.zip", "labels": "train.txt"}]
+    validation = {"photographs": "train.zip", "labels": "empty.txt"}
+    settings = make_recipe(data, data={"folders": [str(data)], "sources": sources, "validation": validation})
+    with pytest.raises(DataError, match=r"no photograph of empty\.txt has a labelled face"):
+        build_task(settings, say=lambda _: None)
+
+
+@pytest.mark.parametrize("changed", [{"optional": True, "photographs": "other.zip"}, {"hold_out_every": 1}])
+def test_nothing_to_train_on_is_an_error_before_the_first_batch(data: Path, changed: dict[str, Any]) -> None:
+    validation = {"photographs": "train.zip", "labels": "train.txt"}
+    settings = make_recipe(
+        data, data={"folders": [str(data)], "sources": [validation | changed], "validation": validation}
+    )
+    with pytest.raises(DataError, match="no photograph to train on"):
+        build_task(settings, say=lambda _: None)
+
+
+def test_a_run_that_ends_before_its_last_phase_says_so(data: Path) -> None:
+    """Its phases: two steps of 64 px, then 96 px."""
+    said: list[str] = []
+    training = {"learning_rate": 1e-3, "minutes": 1.0}
+    build_task(make_recipe(data, training=training | {"steps": 2}), said.append)
+    assert any("last phase, which begins at step 2: no crop has 96 px" in line for line in said)
+    settings = make_recipe(data, training=training | {"steps": 3})
+    said.clear()
+    build_task(settings, said.append)
+    assert not any("phase" in line for line in said)
+    assert "1 steps end before the last phase" in closing_remark(settings, 1)  # the minutes were over
+    assert closing_remark(settings, 3) == ""
 
 
 @pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-student", "detector-teacher"])

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from facekd.distill.opening import build_network, cached_answers, distil
 from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Fraction, Section, TrainingSettings
+from facekd.engine.settings import Fraction, Section, UncompiledTraining, weights_file
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
@@ -30,7 +30,7 @@ from facekd.recognition.mask import MASK_STATUSES as STATUSES
 from facekd.recognition.mask import MaskHead
 from facekd.recognition.mask_networks import MASK_NETWORKS, EmbedderMask
 from facekd.recognition.preprocessing import ALIGNED_CROP
-from facekd.zoo import Preprocessing, find_model
+from facekd.zoo import Preprocessing
 
 # A mask drawn over a face would change its label, and a patch over mouth or nose may hide what decides it.
 LABEL_PRESERVING = Augmentation(mask=0.0, occlude=0.0, shift=0.06, zoom=0.1, rotate_degrees=8.0, light=0.3)
@@ -45,7 +45,7 @@ class NetworkSettings(Section):
         widths: channels of its three groups.
         dropout: share of the pooled features dropped in training.
         options: arguments of another architecture.
-        init: ONNX file to start from instead of noise.
+        init: ONNX file, or model of the zoo, to start from instead of noise.
         trunk: embedder of the zoo, or its ONNX file, that the architecture ``embedder`` starts from.
     """
 
@@ -55,6 +55,20 @@ class NetworkSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     init: Path | None = None
     trunk: str = ""
+
+    @model_validator(mode="after")
+    def _heeded(self) -> NetworkSettings:
+        changed = [
+            name for name in ("widths", "dropout") if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if changed and self.architecture != "mask_network":
+            raise ValueError(
+                f"{' and '.join(changed)} belongs to mask_network, and {self.architecture!r} ignores it: leave it out; "
+                "what that network takes goes into options"
+            )
+        if self.trunk and self.init is not None:
+            raise ValueError("init replaces what trunk would start from: give one of them")
+        return self
 
 
 class DataSettings(Section):
@@ -87,6 +101,13 @@ class DataSettings(Section):
     left_out_below: Fraction = 0.25
     augmentation: Augmentation = LABEL_PRESERVING
 
+    @field_validator("shares")
+    @classmethod
+    def _some(cls, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not any(shares):
+            raise ValueError("of none, mask and incorrect one at least must be above 0")
+        return shares
+
 
 class Recipe(Section):
     """Everything that makes one mask head.
@@ -98,7 +119,7 @@ class Recipe(Section):
     """
 
     kind: Literal["mask"]
-    training: TrainingSettings
+    training: UncompiledTraining
     network: NetworkSettings = NetworkSettings()
     data: DataSettings = DataSettings()
     label_smoothing: Fraction = 0.1
@@ -131,19 +152,22 @@ class MaskTask:
         self._train = train
         self._val = val
         self._of_class = [np.flatnonzero(train.labels == label) for label in range(len(STATUSES))]
-        for status, indices in zip(STATUSES, self._of_class, strict=True):
-            if not len(indices):
-                raise ConfigError(f"The training crops have none labelled {status!r}")
+        for split, crops in (("training", train), ("validation", val)):
+            for label, status in enumerate(STATUSES):
+                if not np.any(crops.labels == label):
+                    raise ConfigError(
+                        f"The {split} crops have none labelled {status!r}: mask.csv must name some of each status"
+                    )
         torch.manual_seed(recipe.training.seed)
         self.student: nn.Module = _make_network(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(self.student, recipe.network.init)
+            load_onnx_weights(self.student, weights_file(recipe.network.init))
         elif recipe.network.trunk:
             if not isinstance(self.student, EmbedderMask):
                 raise ConfigError(
                     f"network.trunk is for the architecture 'embedder', not {recipe.network.architecture!r}"
                 )
-            load_onnx_weights(self.student.trunk, _embedder_file(recipe.network.trunk))
+            load_onnx_weights(self.student.trunk, weights_file(recipe.network.trunk))
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = self.student
 
@@ -218,10 +242,6 @@ def predict_logits(
             for i in range(0, len(crops), batch)
         ]
     )
-
-
-def _embedder_file(name: str) -> Path:
-    return Path(name) if name.endswith(".onnx") else find_model(name).path
 
 
 def _make_network(settings: NetworkSettings) -> nn.Module:

@@ -21,7 +21,7 @@ from facekd.distill.taps import OUTPUT
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.task import Task
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, DataError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
 from facekd.recognition.data.augment import augment
@@ -67,6 +67,7 @@ class EmbedderTask:
         self, recipe: Recipe, train: FaceSet, val: FaceSet, cached: Mapping[str, KeptAnswers] | None = None
     ) -> None:
         self.recipe = recipe
+        _require_pairs(val)
         self._train = train
         self._val = val
         self.kept: dict[str, KeptAnswers] = {**stored_answers(train), **(cached or {})}
@@ -228,6 +229,16 @@ class EmbedderTask:
             head.set_centres(centres)
         else:
             head.weight.data = centres
+
+
+def _require_pairs(val: FaceSet) -> None:
+    """Refuse, before hours of training, validation crops without which TAR at FAR is no number."""
+    _, each = np.unique(val.labels[val.labels >= 0], return_counts=True)
+    if len(each) < 2 or each.max() < 2:
+        raise DataError(
+            f"the validation crops show {len(each)} people, none more often than {each.max(initial=0)} times: to judge "
+            "by, there must be two people, and two crops of one of them"
+        )
 
 
 def _margin_head(recipe: Recipe, people: int) -> nn.Module:

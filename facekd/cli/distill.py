@@ -78,19 +78,20 @@ def compare(
         from facekd.distill.compare import compare as run
         from facekd.distill.report import as_data, as_markdown, plot
         from facekd.distill.stages import open_stage
-        from facekd.engine.settings import find_recipe, parse_recipe, read_toml
+        from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value
 
         files = dict(_named_file(item) for item in teacher or ())
         answers, texts = [], []
         for name in recipes:
             path = find_recipe(name)
-            checked = parse_recipe(Comparison, read_toml(path), path)
-            checked = checked.model_copy(update={"set": (*checked.set, *(settings or ()))})
+            comparison = read_toml(path)
+            checked = parse_recipe(Comparison, comparison, path)
+            checked = parse_recipe(Comparison, comparison | {"set": [*checked.set, *(settings or ())]}, path)
             shared = find_recipe(checked.recipe)
             table = read_toml(shared, checked.set)
-            table.setdefault("data", {})["folders"] = [str(folder) for folder in data or ()]
+            set_value(table, "data.folders", [str(folder) for folder in data or ()], shared.stem)
             if threads:
-                table.setdefault("training", {})["threads"] = threads
+                set_value(table, "training.threads", threads, shared.stem)
             output.say(f"{path.stem}: reading the data")
             stage = open_stage(table, shared, lfw)
             folder = out / path.stem

@@ -12,7 +12,8 @@ import typer
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
 
-# The stage that trains each kind of recipe: a module with `Recipe` and `build_task(recipe)`.
+# The stage that trains each kind of recipe: a module with `Recipe` and `build_task(recipe)`; where the end of a run may
+# deserve a word, with `closing_remark(recipe, steps)`, too.
 STAGES = {
     "detector": "facekd.detection.train",
     "refiner": "facekd.detection.refine_train",
@@ -52,16 +53,21 @@ def train(
     """
     with Output(json=json, threads=threads) as output:
         from facekd.engine.loop import fit  # torch: only when something is trained
-        from facekd.engine.settings import find_recipe, parse_recipe, read_toml
+        from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value, weights_file
         from facekd.zoo import ModelCard
         from facekd.zoo.writing import write_record
 
         path = find_recipe(recipe)
         table = read_toml(path, settings or ())
-        _override(table, "data", "folders", [str(folder) for folder in data or ()] or None)
-        _override(table, "network", "init", str(init) if init else None)
-        _override(table, "training", "minutes", minutes)
-        _override(table, "training", "threads", threads or None)
+        given = {
+            "data.folders": [str(folder) for folder in data or ()] or None,
+            "network.init": str(weights_file(init)) if init else None,
+            "training.minutes": minutes,
+            "training.threads": threads or None,
+        }
+        for key, value in given.items():
+            if value is not None:
+                set_value(table, key, value, path.stem)
         stage = importlib.import_module(stage_of(table, path))
         checked = parse_recipe(stage.Recipe, table, path)
         folder = run or Path("runs") / path.stem
@@ -78,6 +84,8 @@ def train(
             write_record(weights, table["kind"], checked.preprocessing, card)
 
         outcome = fit(task, checked.training, folder, resume=resume, on_best=write_its_record)
+        if hasattr(stage, "closing_remark") and (remark := stage.closing_remark(checked, outcome.step)):
+            output.say(remark)
         output.result(
             {"steps": outcome.step, "score": outcome.best_score, "weights": outcome.best_path},
             text=f"{outcome.step} steps, best validation score {outcome.best_score:.4f}: {outcome.best_path}",
@@ -90,11 +98,6 @@ def stage_of(table: dict[str, Any], path: Path) -> str:
     if kind not in STAGES:
         raise ConfigError(f"{path}: kind is {kind!r}; it must be one of {', '.join(sorted(STAGES))}")
     return STAGES[kind]
-
-
-def _override(table: dict[str, Any], section: str, key: str, value: object) -> None:
-    if value is not None:
-        table.setdefault(section, {})[key] = value
 
 
 def register(app: typer.Typer) -> None:

@@ -23,7 +23,7 @@ from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import Teacher
 from facekd.engine.loop import BEST, fit
-from facekd.engine.settings import Section
+from facekd.engine.settings import Section, Seed
 from facekd.errors import ConfigError
 
 ALONE = "alone"
@@ -69,7 +69,7 @@ class Comparison(Section):
     recipe: str
     set: tuple[str, ...] = ()
     student: StudentSettings = StudentSettings()
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     teachers: dict[str, TeacherFile] = Field(default_factory=dict)
     methods: tuple[Entry, ...] = Field(min_length=1)
 
@@ -81,6 +81,8 @@ class Comparison(Section):
             raise ValueError(f"rows need different names ({ALONE!r} is the student without a teacher), got {names[1:]}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the same seed twice says nothing: {list(self.seeds)}")
+        if any(item.partition("=")[0].strip() == "training.seed" for item in self.set):
+            raise ValueError("training.seed has no effect here: every row is trained with each of the recipe's `seeds`")
         check_members(self.teachers)
         for name, item in self.teachers.items():
             if item.cache is not None:

@@ -146,6 +146,8 @@ def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
     [
         ({"seeds": [1, 1]}, "same seed twice"),
         ({"seeds": []}, "at least 1"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"set": ["training.steps=3", "training.seed=5"]}, "training.seed has no effect"),
         ({"methods": [{"name": "alone"}]}, "different names"),
         ({"methods": [{"name": "a b"}, {"name": "A-B"}]}, "different names"),
         ({"method": []}, "method"),

@@ -153,6 +153,19 @@ def test_every_method_of_the_packaged_mask_comparison_teaches(masks: Path) -> No
         assert torch.isfinite(task.student.stem[0].weight.grad).all(), entry.name
 
 
+def test_a_seed_beside_those_of_the_comparison_is_refused_before_the_data_are_read(tmp_path: Path, capsys) -> None:
+    words = ["distill", "compare", "compare-mask", "--data", str(tmp_path), "--set", "training.seed=5"]
+    assert run([*words, "--out", str(tmp_path / "runs")]) == ConfigError.exit_code
+    assert "training.seed has no effect here" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_value_where_the_commands_need_a_section_is_explained(tmp_path: Path, capsys) -> None:
+    assert run(["train", "mask-status", "--set", "network=5", "--init", "x.onnx"]) == ConfigError.exit_code
+    assert "'network' is a value in this recipe" in " ".join(capsys.readouterr().err.split())
+    assert run(["distill", "compare", "compare-mask", "--set", "data=5"]) == ConfigError.exit_code
+    assert "'data' is a value in this recipe" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_recipe_of_the_mask_head_distils_by_itself(masks: Path, tmp_path: Path) -> None:
     network = MASK_NETWORKS["resnet"](widths=(16, 16, 24, 24), blocks=(1, 1, 1, 1))
     axes = {"face": {0: "faces"}, "logits": {0: "faces"}}

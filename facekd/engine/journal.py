@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -27,17 +27,21 @@ class Journal:
     Args:
         folder: the run's folder.
         console: where lines for people go.
-        resume: append to what is there instead of starting anew.
+        resumed_at: append to what is there up to this step instead of starting anew: after a kill the rows go further
+            than the checkpoint, and their steps are done again.
     """
 
-    def __init__(self, folder: Path, console: Console, *, resume: bool) -> None:
+    def __init__(self, folder: Path, console: Console, *, resumed_at: int | None = None) -> None:
         self.folder = folder
         self.console = console
-        self._table: TextIO = (folder / "history.csv").open("a" if resume else "w", newline="", encoding="utf-8")
+        history, partial = folder / "history.csv", folder / "history.partial"
+        kept = [] if resumed_at is None else [row for row in _rows(history) if row[0] <= resumed_at]
+        with partial.open("w", newline="", encoding="utf-8") as table:
+            csv.writer(table).writerows([("step", "name", "value"), *kept])
+        partial.replace(history)
+        self._table: TextIO = history.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._table)
-        if self._table.tell() == 0:
-            self._rows.writerow(("step", "name", "value"))
-        self._events = SummaryWriter(str(folder))
+        self._events = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record figures of one step."""
@@ -57,6 +61,20 @@ class Journal:
         draw_curves(self.folder / "history.csv", self.folder / "curves.png")
 
 
+def _rows(history: Path) -> Iterator[tuple[int, str, str]]:
+    """Step, name and value of each row; a line that a kill or a full disk cut off is left out."""
+    if not history.is_file():
+        return
+    with history.open(newline="", encoding="utf-8", errors="replace") as table:
+        for line in csv.reader(table):
+            try:
+                step, name, value = line
+                float(value)
+                yield int(step), name, value
+            except ValueError:  # the heading, too
+                continue
+
+
 def draw_curves(history: Path, picture: Path) -> None:
     """Draw every series of a history as small multiples into a PNG."""
     import matplotlib  # only here: it is slow to import, and a run needs it once
@@ -65,11 +83,10 @@ def draw_curves(history: Path, picture: Path) -> None:
     from matplotlib import pyplot
 
     series: dict[str, tuple[list[int], list[float]]] = {}
-    with history.open(newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            steps, values = series.setdefault(row["name"], ([], []))
-            steps.append(int(row["step"]))
-            values.append(float(row["value"]))
+    for step, name, value in _rows(history):
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(step)
+        values.append(float(value))
     if not series:
         return
     columns = min(3, len(series))

@@ -151,7 +151,7 @@ def fit(
     if resume:
         state.restore(fabric, checkpoint, task, plain_optimizer, averaged)
     refuse_ranks_apart(state.step, fabric.device)
-    journal = Journal(folder, console, resume=resume)
+    journal = Journal(folder, console, resumed_at=state.step if resume else None)
     lines = _Lines(journal, settings)
     losses: list[float] = []
     last_save = time.monotonic()

@@ -60,6 +60,8 @@ def test_resumed_losses_equal_the_uninterrupted(tmp_path: Path) -> None:
     assert len(rest.losses) == 20
     np.testing.assert_allclose(first.losses + rest.losses, whole.losses, rtol=0, atol=1e-6)
     assert rest.best_score == pytest.approx(whole.best_score, abs=1e-6)
+    rows = [line.split(",") for line in (tmp_path / "parts" / "history.csv").read_text().splitlines()]
+    assert [step for step, name, _ in rows if name == "val/score"] == ["10", "20", "30", "40"]
 
 
 def test_a_run_learns_and_leaves_its_files(tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def portraits() -> Path:
     return ROOT / "facekd" / "demo_data"
 
 
+@pytest.fixture
+def away_from_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, here and in the processes that the test starts. They import the clone's facekd, whether
+    or not one is installed, and wherever pytest was started."""
+    given = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), given] if given else [str(ROOT)]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 class RunRanks(Protocol):
     """Runs a script once for each rank; gives their exit codes and what they wrote to standard error."""
 

@@ -108,6 +108,7 @@ def pictures() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.usefixtures("away_from_clone")
 def test_peak_memory_stays_under_the_stated_limit(tmp_path: Path) -> None:
     contents = pictures()
     paths = []

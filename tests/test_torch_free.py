@@ -10,6 +10,8 @@ import pytest
 
 import facekd
 
+pytestmark = pytest.mark.usefixtures("away_from_clone")
+
 BLOCKED = ("torch", "torchvision", "lightning_fabric", "onnx", "onnxscript", "safetensors", "tensorboard", "sklearn")
 
 RUN = f"""
@@ -28,7 +30,6 @@ assert len(facekd.FacePipeline(threads=1).analyze(image)) == 1
 
 
 def run(code: str) -> str:
-    # In another folder, where only what is installed or on the path that this process uses can be imported.
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout

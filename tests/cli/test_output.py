@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import typer
 
+import facekd
 from facekd import cli
 from facekd.cli.output import ExitCode, Output, plain
 from facekd.errors import ConfigError, EnrolmentRefused, FacekdError, GalleryError, ImageError, ModelError
@@ -55,7 +57,7 @@ def test_json_puts_one_line_on_stdout_and_words_on_stderr(capsys: pytest.Capture
         output.warn("careful")
         output.result({"name": "José", "score": np.float32(0.25)}, text="never printed")
     captured = capsys.readouterr()
-    assert captured.out == '{"name": "José", "score": 0.25}\n'
+    assert captured.out == '{"name": "Jos\\u00e9", "score": 0.25}\n'
     assert "looking" in captured.err
     assert "careful" in captured.err
 
@@ -105,6 +107,35 @@ def test_an_error_that_leaves_the_block_counts_with_what_was_recorded(capsys: py
         command()
     assert end.value.exit_code == 5
     assert "error: a.jpg: two faces" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_counts_with_what_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with Output() as output:
+            output.failed("a.jpg", EnrolmentRefused("two faces", "several-faces"))
+            raise PermissionError(13, "Permission denied", "out.json")
+
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 5
+    assert "out.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1:strict"])
+def test_a_name_that_the_terminal_cannot_show_costs_no_answer(tmp_path: Path, encoding: str) -> None:
+    name = os.fsencode(tmp_path / "Łukasz ") + b"caf\xe9.jpg"
+    try:
+        Path(os.fsdecode(name)).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    command = [sys.executable, "-m", "facekd", "detect", name]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert os.fsencode(json.loads(done.stdout)["images"][0]["path"]) == name
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert b"caf\\udce9.jpg" in done.stdout
 
 
 def test_failed_gives_the_entry_for_the_answer_and_names_the_input_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +191,7 @@ def test_wrong_use_is_2_and_help_is_0(capsys: pytest.CaptureFixture[str]) -> Non
     assert "facekd demo" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("away_from_clone")
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; from facekd.cli import run; run(['--help']); "
@@ -170,6 +202,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("away_from_clone")
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_a_reader_that_leaves_is_neither_an_error_nor_a_no(options: list[str]) -> None:
     reading, writing = os.pipe()
@@ -181,11 +214,23 @@ def test_a_reader_that_leaves_is_neither_an_error_nor_a_no(options: list[str]) -
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("away_from_clone")
 def test_the_shell_completes_commands() -> None:
     asked = {"_FACEKD_COMPLETE": "complete_bash", "COMP_WORDS": "facekd de", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "facekd"]
     done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["demo", "detect"]
+
+
+def test_the_version_is_known_without_an_installation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"facekd {facekd.__version__}\n"
 
 
 def test_interruption_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,7 @@ with Run("row", 0, Path(sys.argv[1]), "key").claim() as mine:
 """
 
 
+@pytest.mark.usefixtures("away_from_clone")
 def test_two_processes_never_train_the_same_run(tmp_path: Path) -> None:
     run = Run("row", 0, tmp_path / "row", "key")
     command = [sys.executable, "-c", CHILD, str(run.folder)]

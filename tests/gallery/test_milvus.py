@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -271,7 +270,7 @@ def test_an_error_inside_a_change_changes_nothing(in_milvus, unit, tmp_path):
     assert rounded(gallery.people()) == [{"name": "Ada", "templates": 1, "created": "2026-01-02T03:04:05.000+00:00"}]
 
 
-def test_what_was_answered_outlives_a_killed_process(tmp_path, unit):
+def test_what_was_answered_outlives_a_killed_process(away_from_clone):
     script = (
         "import os, signal, sys, numpy as np\n"
         "from facekd.gallery import Gallery\n"
@@ -279,11 +278,9 @@ def test_what_was_answered_outlives_a_killed_process(tmp_path, unit):
         "gallery.enrol('Ada', list(np.eye(128, dtype=np.float32)[:2]))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    location = f"milvus-lite:{tmp_path / 'lite'}"
-    child = subprocess.run(
-        [sys.executable, "-c", script, location], cwd=os.getcwd(), env={**os.environ, "PYTHONPATH": "."}
-    )
-    assert child.returncode < 0
+    location = f"milvus-lite:{away_from_clone / 'lite'}"
+    child = subprocess.run([sys.executable, "-c", script, location], capture_output=True, text=True)
+    assert child.returncode < 0, child.stderr
     with Gallery.open(location) as gallery:
         assert [(person.name, person.templates) for person in gallery.people()] == [("Ada", 2)]
         assert gallery.identify(np.eye(128, dtype=np.float32)[1], threshold=0.9).person == "Ada"

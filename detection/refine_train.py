@@ -22,7 +22,7 @@ from facekd.detection.network.refiner import ExportedRefiner, RefinerNetwork, Re
 from facekd.detection.refiner import EYES_PX, OUTPUTS, SIDE_PX, TEMPLATE
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task
+from facekd.engine.task import Task, digest_of
 from facekd.errors import DataError
 from facekd.zoo import Preprocessing
 
@@ -209,6 +209,15 @@ class RefinerTask:
             outputs=list(OUTPUTS),
             dynamic_axes={name: {0: "faces"} for name in ("squares", *OUTPUTS)},
         )
+
+    def data_digests(self) -> dict[str, str]:
+        """See `facekd.engine.task.KnowsItsData`: which collections. Patches lie as a detector sees the faces, and it
+        may see them another way with more threads."""
+        data = self.recipe.data
+        return {
+            "training": digest_of([(str(source.photographs), str(source.labels)) for source in data.sources]),
+            "validation": digest_of(str(data.validation.photographs), str(data.validation.labels)),
+        }
 
 
 def make_batch(

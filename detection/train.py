@@ -28,7 +28,7 @@ from facekd.distill.opening import distil
 from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task
+from facekd.engine.task import Task, digest_of
 from facekd.errors import DataError
 from facekd.evaluation.detection import PhotographDetections, detection_figures
 from facekd.zoo import Preprocessing
@@ -170,7 +170,7 @@ class DetectorTask:
         self._batches = BatchMaker(
             data.collections, data.weights, recipe.phases, recipe.crops, recipe.changes, recipe.training.seed
         )
-        self._held_out, self._validation = data.held_out, data.validation
+        self._collections, self._held_out, self._validation = data.collections, data.held_out, data.validation
 
     def batch(self, step: int) -> DetectionBatch:
         """The batch of a step."""
@@ -213,6 +213,13 @@ class DetectorTask:
         if not isinstance(student, RetinaFace):
             raise TypeError(f"expected a RetinaFace to export, got {type(student).__name__}")
         export_detector(student, path)
+
+    def data_digests(self) -> dict[str, str]:
+        """See `facekd.engine.task.KnowsItsData`: the labelled boxes, photograph by photograph."""
+        return {
+            "training": digest_of(*(photograph.boxes for found in self._collections for photograph in found)),
+            "validation": digest_of(*(label.boxes for _, label in self._validation)),
+        }
 
     def _judge(self, student: nn.Module, photographs: list[LabelledPixels]) -> Mapping[str, float]:
         device = next(student.parameters()).device

@@ -17,7 +17,7 @@ from facekd.distill.opening import build_network, cached_answers, distil
 from facekd.distill.settings import DistillSettings
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.settings import Fraction, Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task
+from facekd.engine.task import Task, digest_of
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.composed_masks import compose_correct, compose_incorrect, compose_none
@@ -227,6 +227,11 @@ class MaskTask:
             outputs=["logits"],
             dynamic_axes={"face": {0: "faces"}, "logits": {0: "faces"}},
         )
+
+    def data_digests(self) -> dict[str, str]:
+        """See ``facekd.engine.task.KnowsItsData``: the labels, crop by crop."""
+        faces = 0 if self._faces is None else len(self._faces)
+        return {"training": digest_of(self._train.labels, faces), "validation": digest_of(self._val.labels)}
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from facekd.distill.settings import DistillSettings
 from facekd.distill.taps import OUTPUT
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.ranks import rank_and_ranks
-from facekd.engine.task import Task
+from facekd.engine.task import Task, digest_of
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
@@ -177,6 +177,11 @@ class EmbedderTask:
     def export(self, student: nn.Module, path: Path) -> None:
         """Graph ``face`` (N, 3, 112, 112) -> ``embedding`` (N, D)."""
         export_embedder(self._finished(student), path)
+
+    def data_digests(self) -> dict[str, str]:
+        """See ``facekd.engine.task.KnowsItsData``: which crops, and who is on them."""
+        sets = {"training": self._train, "validation": self._val}
+        return {name: digest_of(found.keys, found.labels) for name, found in sets.items()}
 
     def _finished(self, student: nn.Module) -> nn.Module:
         """The network as it is judged and exported: in the space that the recipe wants."""

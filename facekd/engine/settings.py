@@ -36,7 +36,7 @@ class TrainingSettings(Section):
         final_learning_rate: share of the peak that is left at the end of the cosine.
         weight_decay: on weights of two and more dimensions; never on biases and normalisation layers.
         warmup: share of the schedule during which the rate rises linearly.
-        accumulate: batches whose gradients are summed for one step.
+        accumulate: batches whose gradients are averaged for one step, as in one batch so many times as large.
         clip_norm: largest Euclidean norm of the gradient; 0 switches clipping off.
         ema_decay: decay of the averaged weights that are validated and exported; 0 switches averaging off.
         precision: arithmetic of the forward pass. bf16 pays only on processors that have it in hardware.

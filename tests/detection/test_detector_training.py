@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from facekd.cli import run  # noqa: E402
 from facekd.detection.anchors import anchors  # noqa: E402
 from facekd.detection.codec import decode_boxes  # noqa: E402
 from facekd.detection.network import NetworkSettings, Predictions, RetinaFace  # noqa: E402
@@ -274,6 +275,23 @@ def test_a_run_that_ends_before_its_last_phase_says_so(data: Path) -> None:
     assert not any("phase" in line for line in said)
     assert "1 steps end before the last phase" in closing_remark(settings, 1)  # the minutes were over
     assert closing_remark(settings, 3) == ""
+
+
+def test_the_command_says_when_the_minutes_were_over_before_the_last_phase(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = '{photographs = "train.zip", labels = "train.txt"}'
+    changes = [
+        f"data.sources=[{split}]",
+        f"data.validation={split}",
+        "phases=[{size = 64, batch = 1, steps = 5000}, {size = 96, batch = 1, steps = 1}]",
+        "network={backbone = {stem = 8, widths = [16, 24, 32], middles = [8, 16, 16]}, channels = 32}",
+        "training.steps=9000",
+    ]
+    words = ["train", "detector-mobile", "--data", str(data), "--run", str(tmp_path / "run"), "--minutes", "0.01"]
+    assert run([*words, "--threads", "1", *(word for change in changes for word in ("--set", change))]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "steps end before the last phase, which begins at step 5000: no crop has 96 px" in said
 
 
 @pytest.mark.parametrize("name", ["detector-mobile", "detector-distilled", "detector-student", "detector-teacher"])

@@ -6,6 +6,7 @@ is imported, so that `facekd --help` and completion answer at once and without t
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from typing import Annotated
@@ -72,9 +73,9 @@ EXTRA_OF_MODULE = {
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from facekd import __version__
 
-        typer.echo(f"facekd {version('facekd')}")
+        typer.echo(f"facekd {__version__}")
         raise typer.Exit
 
 
@@ -102,6 +103,10 @@ def build_app() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `facekd` and end the process with a documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped; it must not cost the answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

@@ -129,7 +129,10 @@ def _answer_picture(
         return output.failed(picture.path, error)
     marks = [face.mark() for face in faces]
     if draw is not None:
-        save_image(picture_target(draw, picture), draw_faces(image, marks))
+        try:
+            save_image(picture_target(draw, picture), draw_faces(image, marks))
+        except ImageError as error:  # the answer stands without its copy
+            output.failed(picture.path, error)
     if window is not None:
         window.show(draw_faces(image, marks), wait=True)
     return {"path": str(picture.path), "faces": [face.answer for face in faces]}
@@ -178,7 +181,8 @@ def _answer_video(
                     if window is not None and not window.show(marked):
                         break
     except ImageError as error:
-        output.failed(display_name(source), error)
+        ended = "ended early" if frames else "cannot be read"
+        output.result(output.failed(display_name(source), error), text=ended)
     except KeyboardInterrupt:
         # A camera ends only so; what was answered until then stands.
         output.say("stopped")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.cli.inputs import Picture
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from facekd.video import Video
@@ -22,6 +22,9 @@ def picture_target(folder: Path, picture: Picture) -> Path:
     """Where the marked copy of a picture goes: the same place below ``folder``, never an existing file.
 
     A picture of a kind that is not written (TIFF, BMP, …) becomes PNG; a second picture of the same name gets ``-2``.
+
+    Raises:
+        ImageError: its folder cannot be made or read.
     """
     suffix = picture.relative.suffix.lower()
     target = (folder / picture.relative).with_suffix(suffix if suffix in WRITABLE else ".png")
@@ -29,17 +32,24 @@ def picture_target(folder: Path, picture: Picture) -> Path:
 
 
 def video_target(folder: Path, video: Video) -> Path:
-    """Where the marked copy of a video goes: an MP4 in ``folder``, never an existing file."""
+    """Where the marked copy of a video goes: an MP4 in ``folder``, never an existing file.
+
+    Raises:
+        ImageError: the folder cannot be made or read.
+    """
     stem = "camera" if video.live else Path(video.name).stem
     return _free(folder / f"{stem}.mp4")
 
 
 def _free(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     candidate, count = path, 1
-    while candidate.exists():
-        count += 1
-        candidate = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while candidate.exists():
+            count += 1
+            candidate = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    except OSError as error:
+        raise ImageError(f"no marked copy: the folder {path.parent} cannot be used: {error.strerror}") from error
     return candidate
 
 

@@ -63,31 +63,42 @@ def enroll(
         policy = EnrolmentPolicy(allow_masks=allow_masks, keep_crops=keep_crops, fusion=parse_fusion(fuse))
         opened, pipeline = open_with_pipeline(gallery, key_file, create=True, policy=policy)
         reports: list[EnrolmentReport] = []
-        with opened:
-            for person, photographs in output.progress(people, "enrolling"):
-                report = enrol_photographs(opened, person, photographs, pipeline, which=which)
-                reports.append(report)
-                _tell(output, report)
-                output.at_least(report.exit_code)
-        enrolled = sum(len(report.enrolled) for report in reports)
-        known = sum(bool(report.enrolled) for report in reports)
-        refused = sum(len(report.refused) for report in reports)
-        output.result(
-            {"people": [report.to_dict() for report in reports]},
-            text=f"{enrolled} photographs enrolled of {known} people, {refused} refused; gallery {opened.location}",
-        )
+        try:
+            with opened:
+                for person, photographs in output.progress(people, "enrolling"):
+                    report = enrol_photographs(opened, person, photographs, pipeline, which=which)
+                    reports.append(report)
+                    _tell(output, report)
+                    output.at_least(report.exit_code)
+        finally:
+            if reports:  # whatever ends it early: these people are in the gallery
+                _answer(output, reports, opened.location)
 
 
 def _people(name: str | None, images: list[Path], folder: Path | None) -> list[tuple[str, list[Path]]]:
     from facekd.gallery.enrolment import people_of_folder
+    from facekd.gallery.records import check_name
 
     if folder is not None:
         if name is not None:
             raise ConfigError("name either a person with photographs, or --folder, not both")
-        return list(people_of_folder(folder))
+        people = list(people_of_folder(folder))
+        for person, _ in people:
+            check_name(person)  # before the first of them is enrolled
+        return people
     if name is None or not images:
         raise ConfigError("name a person and at least one photograph, or --folder DIR")
     return [(name, images)]
+
+
+def _answer(output: Output, reports: list[EnrolmentReport], location: object) -> None:
+    enrolled = sum(len(report.enrolled) for report in reports)
+    known = sum(bool(report.enrolled) for report in reports)
+    refused = sum(len(report.refused) for report in reports)
+    output.result(
+        {"people": [report.to_dict() for report in reports]},
+        text=f"{enrolled} photographs enrolled of {known} people, {refused} refused; gallery {location}",
+    )
 
 
 def _tell(output: Output, report: EnrolmentReport) -> None:

@@ -12,8 +12,8 @@ A command is written like this::
                     images.append(output.failed(path, error))
             output.result({"images": images}, text=f"{len(images)} pictures")
 
-Leaving the ``with`` block ends the process with the highest exit code that was recorded in it; a ``FacekdError`` that
-leaves the block is printed without a traceback and counts too.
+Leaving the ``with`` block ends the process with the highest exit code that was recorded in it; a ``FacekdError`` or an
+``OSError`` that leaves the block is printed without a traceback and counts too.
 
 Exit codes: 0 every input was answered; 1 answered "no"; 2 wrong use; 3 bad input; 4 model or gallery damaged;
 5 refused by policy; 70 an error in facekd itself; 130 interrupted. Several apply: the highest wins.
@@ -87,9 +87,11 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the command with the highest recorded code; print a ``FacekdError`` instead of raising it."""
+        """End the command with the highest recorded code; print an error that users can mend instead of raising it."""
         if isinstance(error, FacekdError):
             self.error(str(error), error.exit_code)
+        elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            self.error(str(error), ExitCode.BAD_INPUT)
         elif isinstance(error, typer.Exit):
             self.at_least(error.exit_code)
         elif error is not None:
@@ -135,7 +137,8 @@ class Output:
         """
         if self.json:
             try:
-                sys.stdout.write(json_module.dumps(plain(answer), ensure_ascii=False, allow_nan=False) + "\n")
+                # In ASCII: a valid answer whatever the terminal's encoding is, and with file names in any bytes.
+                sys.stdout.write(json_module.dumps(plain(answer), allow_nan=False) + "\n")
                 sys.stdout.flush()
             except BrokenPipeError:
                 _reader_left()

@@ -103,6 +103,20 @@ def test_marked_copies_keep_the_place_in_the_folder_and_replace_nothing(tmp_path
     assert (marked / "two" / "a.png").is_file()
 
 
+def test_a_marked_copy_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("in/1.png", "in/sub/2.png", "in/sub/3.png"):
+        _save(tmp_path / place, 200)
+    (tmp_path / "marked").mkdir()
+    (tmp_path / "marked" / "sub").write_text("a file where a folder should be")
+    assert cli.run(["detect", str(tmp_path / "in"), "--draw", str(tmp_path / "marked"), "--json"]) == 3
+    captured = capsys.readouterr()
+    assert [len(entry["faces"]) for entry in json.loads(captured.out)["images"]] == [1, 1, 1]
+    assert captured.err.count(f"the folder {tmp_path / 'marked' / 'sub'} cannot be used") == 2
+    assert (tmp_path / "marked" / "1.png").is_file()
+
+
 def test_a_video_gives_one_object_a_line_with_rate_and_mask_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +176,10 @@ def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytes
     broken.write_text("words")
     assert cli.run(["detect", str(broken), str(good), "--json"]) == 3
     captured = capsys.readouterr()
-    assert len(json.loads(captured.out)["images"]) == 1
+    pictures, video = map(json.loads, captured.out.splitlines())
+    assert len(pictures["images"]) == 1
+    assert set(video) == {"path", "error"}
+    assert video["path"] == str(broken)
     assert "broken.mp4" in captured.err
 
 

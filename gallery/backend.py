@@ -94,11 +94,11 @@ class TemplateStore(Protocol):
     def log(self, now: str, action: str, detail: dict[str, object]) -> None:
         """Note in the audit log, where there is one, what this change does."""
 
-    def erase_leftovers(self) -> bool:
-        """Leave no trace of what was removed; False where that is not done, or not yet."""
+    def erase_leftovers(self, *, whole: bool = False) -> bool:
+        """Leave no trace of what was removed, ``whole``: however long that takes; False where it is not done yet."""
 
     def faults(self, audit_head: str | None) -> list[str]:
-        """What is wrong with what is kept, in words; finishes erasing what was removed."""
+        """What is wrong with what is kept, in words."""
 
     def close(self) -> None:
         """Let go of it."""

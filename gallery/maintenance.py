@@ -47,6 +47,7 @@ def check(gallery: Gallery, *, audit_head: str | None = None) -> Health:
     """
     store = gallery.store
     problems = store.faults(audit_head)
+    erased = store.erase_leftovers(whole=True)
     with store.reading():
         people = store.people()
         for person in people:
@@ -58,6 +59,7 @@ def check(gallery: Gallery, *, audit_head: str | None = None) -> Health:
         schema=store.schema,
         encrypted=store.encrypted,
         problems=tuple(problems),
+        erased=erased,
     )
 
 
@@ -149,12 +151,16 @@ def restore(
     return health
 
 
-def rotate_key(gallery: Gallery, key: KeySource) -> None:
+def rotate_key(gallery: Gallery, key: KeySource) -> bool:
     """Seal everything under another key, or encrypt a gallery that is not encrypted yet.
 
     One transaction: a process that is killed leaves the gallery under the old key or under the new one. Other
     processes that have the gallery open ask their key source again, and stop with an error where it still gives the
     old key.
+
+    Returns:
+        False where records as they were, in the clear or under the old key, are still in the gallery's files, because
+        another process reads an older state or writes: :func:`check` finishes the job.
     """
     store = gallery.file_store("encryption")
     with store.writing():
@@ -162,7 +168,7 @@ def rotate_key(gallery: Gallery, key: KeySource) -> None:
         store.log(gallery.now(), "rotate-key", {"templates": store.count_templates()})
     store.use_key(key)
     # What was sealed under the old key, or not at all, must not linger in free pages.
-    store.connection.erase_leftovers(vacuum=True)
+    return store.erase_leftovers(whole=True)
 
 
 def reembed(

@@ -362,7 +362,7 @@ class MilvusStore:
     def log(self, now: str, action: str, detail: dict[str, object]) -> None:
         """There is no audit log: without transactions its chain would break at the first crash."""
 
-    def erase_leftovers(self) -> bool:
+    def erase_leftovers(self, *, whole: bool = False) -> bool:
         """False: Milvus marks rows as deleted, and drops their bytes when it compacts."""
         return False
 

@@ -107,7 +107,13 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The outcome of a gallery check; healthy when ``problems`` is empty."""
+    """The outcome of a gallery check; healthy when ``problems`` is empty.
+
+    Attributes:
+        people, templates, contract, schema, encrypted: what the gallery is.
+        problems: what is wrong, in words.
+        erased: as in :class:`Removal`; being read by somebody else is no fault of a gallery.
+    """
 
     people: int
     templates: int
@@ -115,6 +121,7 @@ class Health:
     schema: int
     encrypted: bool
     problems: tuple[str, ...] = field(default=())
+    erased: bool = True
 
 
 def check_contract(location: str | os.PathLike[str], stored: str, wanted: str) -> None:
@@ -145,6 +152,18 @@ def check_name(name: str) -> str:
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in tidy):
         raise ConfigError(f"a person's name must not hold control characters (got {name!r})")
     return tidy
+
+
+def check_template(embedding: npt.ArrayLike, dimension: int) -> Templates:
+    """Return one embedding as (dimension,) float32, refusing what is none, several at once included.
+
+    Raises:
+        ConfigError: as for :func:`check_templates`.
+    """
+    if np.ndim(embedding) != 1:
+        raise ConfigError(f"an embedding must have shape ({dimension},), got {np.shape(embedding)}: one for each face")
+    (template,) = check_templates(embedding, dimension)
+    return np.asarray(template, np.float32)
 
 
 def check_templates(embeddings: npt.ArrayLike, dimension: int) -> Templates:

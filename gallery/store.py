@@ -397,10 +397,15 @@ class Store:
         """Note a change in the audit log, inside it."""
         audit.append(self, now, action, detail)
 
-    def erase_leftovers(self) -> bool:
-        """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means."""
+    def erase_leftovers(self, *, whole: bool = False) -> bool:
+        """Leave no trace of what was removed; see :class:`~facekd.gallery.records.Removal` for what False means.
+
+        Args:
+            whole: rewrite a large file, too.
+        """
         cached = self._erase_from_cache()
-        return self._connection.erase_leftovers(vacuum=self.path.stat().st_size <= VACUUM_BYTES) and cached
+        vacuum = whole or self.path.stat().st_size <= VACUUM_BYTES
+        return self._connection.erase_leftovers(vacuum=vacuum) and cached
 
     def _erase_from_cache(self) -> bool:
         """Overwrite removed templates' codes in the index on disk; False where another process keeps us from it."""
@@ -424,7 +429,7 @@ class Store:
         return True
 
     def faults(self, audit_head: str | None) -> list[str]:
-        """What is wrong with the file, its crops and its audit log; finishes erasing what was removed."""
+        """What is wrong with the file, its crops and its audit log."""
         with self.reading():
             found = [f"SQLite: {row[0]}" for row in self._run("PRAGMA integrity_check(10)") if row[0] != "ok"]
             found += [f"a row of {row[0]} has no owner" for row in self._run("PRAGMA foreign_key_check")]
@@ -435,9 +440,6 @@ class Store:
                     found.append(f"crop of template {identifier}: {error}")
             if problem := audit.verify(self, audit_head).problem:
                 found.append(problem)
-        cached = self._erase_from_cache()
-        if not (self._connection.erase_leftovers(vacuum=True) and cached):
-            found.append("removed templates may linger in the WAL while another process reads an older state")
         return found
 
     def close(self) -> None:

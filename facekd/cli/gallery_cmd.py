@@ -41,6 +41,11 @@ def check(
         health = check_gallery(opened, audit_head=seen)
         for problem in health.problems:
             output.error(problem, ExitCode.DAMAGED)
+        if not health.erased:
+            output.warn(
+                "bytes of what was removed may linger while another process reads or writes: check again when it is "
+                "done (Milvus drops them when it compacts)"
+            )
         sealed = "encrypted" if health.encrypted else "not encrypted"
         verdict = "healthy" if not health.problems else f"{len(health.problems)} problems"
         output.result(
@@ -106,9 +111,17 @@ def rotate_key(
         old = key_source(key_file) if is_encrypted(path) else None
         with Gallery.open(path, create=False, key=old) as opened:
             new = key_from_file(new_key_file) if new_key_file.exists() else draw_key(new_key_file)
-            rotate(opened, new)
+            erased = rotate(opened, new)
+        if not erased:
+            output.warn(
+                "templates as they were before, in the clear or under the old key, may still be in its files, since "
+                "another process reads or writes: run `facekd gallery check` with the new key when it is done"
+            )
         output.warn(f"without {new_key_file} nobody can read the gallery any more: keep a copy elsewhere")
-        output.result({"path": str(path), "key_file": str(new_key_file)}, text=f"{path} is sealed under {new_key_file}")
+        output.result(
+            {"path": str(path), "key_file": str(new_key_file), "erased": erased},
+            text=f"{path} is sealed under {new_key_file}",
+        )
 
 
 @gallery_app.command()

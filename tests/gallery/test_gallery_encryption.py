@@ -216,3 +216,18 @@ def test_an_encrypted_backup_is_restored_with_its_key(open_gallery, vectors, tmp
     assert gallery.people() == []
     restore(tmp_path / "backup.db", tmp_path / "gallery.db", key=_old)
     assert gallery.identify(vectors[2]).person == "Ada"
+
+
+def test_a_rotation_says_when_a_reader_keeps_what_lay_in_the_clear(open_gallery, vectors, tmp_path):
+    gallery, reader = open_gallery(), open_gallery()
+    gallery.enrol("Ada", vectors[:1])
+    gallery.store.connection.sqlite.execute("PRAGMA busy_timeout = 100")
+    with reader.store.reading():
+        reader.store.people()
+        assert not rotate_key(gallery, _new)
+        assert vectors[0].tobytes() in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        health = check(gallery)
+        assert (health.problems, health.erased) == ((), False)  # being read is no damage
+    assert check(gallery).erased
+    assert vectors[0].tobytes() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert rotate_key(gallery, _old)

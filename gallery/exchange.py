@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from facekd.gallery.gallery import Gallery
 
 FORMAT: Literal["facekd gallery 1"] = "facekd gallery 1"
+MOST_PHOTOGRAPHS = 1000
+"""Of one fused template, far more than a policy lets in. Each raises the threshold, and a file may claim anything."""
+
 LARGEST_TABLE = 1 << 30
 """Bytes of gallery.json; ten million templates need less. A zip may claim anything."""
 
@@ -51,10 +54,10 @@ class TemplateRow(_Strict):
     """One template of an export."""
 
     row: int = Field(ge=0)
-    quality: float | None = None
+    quality: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     mask: str | None = None
     created: str = ""
-    photographs: int = Field(default=1, ge=1)
+    photographs: int = Field(default=1, ge=1, le=MOST_PHOTOGRAPHS)
 
 
 class PersonRows(_Strict):
@@ -89,8 +92,11 @@ def export_gallery(gallery: Gallery, path: str | os.PathLike[str]) -> int:
     """Write everybody to ``path``, which appears complete or not at all; returns the number of templates.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file exists or cannot be written.
     """
+    target = Path(path)
+    if target.exists():  # it may be anything, this very gallery included
+        raise ConfigError(f"{target} exists: name another file for the export, or move this one away")
     people: list[dict[str, Any]] = []
     rows: list[Templates] = []
     with gallery.store.reading():
@@ -112,7 +118,6 @@ def export_gallery(gallery: Gallery, path: str | os.PathLike[str]) -> int:
         "templates_sha256": hashlib.sha256(array.getvalue()).hexdigest(),
         "people": people,
     }
-    target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,9 @@ from PIL import Image
 
 from facekd import cli
 from facekd.errors import GalleryError
+from facekd.gallery import Gallery
 from facekd.gallery.calibration import Calibration, Curve, Point
+from facekd.gallery.records import NewTemplate
 from facekd.images import load_image
 from facekd.video import VideoFile
 
@@ -308,7 +311,7 @@ def test_backs_up_checks_and_restores(photo, answer, tmp_path):
 def test_encrypts_and_rotates(photo, answer, tmp_path, monkeypatch):
     answer("enroll", "Ada", photo(10))
     first, second = tmp_path / "first.key", tmp_path / "second.key"
-    answer("gallery", "rotate-key", "--new-key-file", first)
+    assert answer("gallery", "rotate-key", "--new-key-file", first)["erased"]
     answer("identify", photo(10), code=4)
     assert answer("identify", photo(10), "--key-file", first)["images"][0]["faces"][0]["person"] == "Ada"
     answer("gallery", "rotate-key", "--key-file", first, "--new-key-file", second)
@@ -333,3 +336,33 @@ def test_audits_templates(photo, answer):
 def test_a_gallery_that_is_not_there_is_said(photo, answer):
     assert "enrol somebody first" in answer("identify", photo(10), code=4)
     assert "enrol somebody first" in answer("people", "list", code=4)
+
+
+def test_what_could_not_be_erased_is_told(photo, answer, tmp_path, monkeypatch, capsys):
+    answer("enroll", "Ada", photo(10))
+    answer("gallery", "rotate-key", "--new-key-file", tmp_path / "old.key")
+    monkeypatch.setattr("facekd.gallery.connection.Connection.erase_leftovers", lambda self, *, vacuum: False)
+    key = ("--key-file", tmp_path / "old.key")
+    assert not answer("gallery", "rotate-key", *key, "--new-key-file", tmp_path / "new.key")["erased"]
+    assert cli.run(["gallery", "check", "--key-file", str(tmp_path / "new.key"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "may linger" in captured.err
+    health = json.loads(captured.out)
+    assert (health["healthy"], health["erased"]) == (True, False)
+
+
+def test_an_export_replaces_no_file(photo, answer, tmp_path):
+    answer("enroll", "Ada", photo(10))
+    assert "exists" in answer("people", "export", tmp_path / "gallery.db", code=2)
+    assert [person["person"] for person in answer("people", "list")["people"]] == ["Ada"]
+
+
+def test_a_mean_that_may_hold_what_is_removed_goes_and_is_told(photo, answer, capsys):
+    answer("enroll", "Ada", photo(10))
+    with Gallery.open(os.environ["FACEKD_GALLERY"], contract=CONTRACT) as gallery, gallery.store.writing():
+        fused = NewTemplate(_unit(3), 0.5, "none", created="2030-01-01", photographs=2)
+        gallery.store.add_templates(1, [fused], "")
+    assert cli.run(["people", "remove", "Ada", "--template", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "enrol those photographs again" in captured.err
+    assert json.loads(captured.out)["fused"] == 1

@@ -71,6 +71,16 @@ def test_another_models_export_is_refused(exported, open_gallery, tmp_path):
         other.import_(exported)
 
 
+def _told(**values):
+    first, *more = [{"row": row} for row in range(3)]
+    return {"people": [{"name": "Ada", "templates": [{**first, **values}, *more]}]}
+
+
+def test_the_rows_that_the_next_test_alters_are_good_ones(exported, open_gallery, tmp_path):
+    _rewrite(exported, _told(photographs=1000, quality=1))
+    assert open_gallery(tmp_path / "other.db").import_(exported).templates == 3
+
+
 def _npy(array):
     target = io.BytesIO()
     np.save(target, array, allow_pickle=array.dtype == object)
@@ -94,6 +104,10 @@ def _with_digest(path, content):
         lambda path: _rewrite(path, {"surprise": 1}),
         lambda path: _rewrite(path, {"people": [{"name": "Ada", "templates": [{"row": 7}]}]}),
         lambda path: _rewrite(path, {"people": [{"name": "Ada", "templates": [{"row": 0}] * 3}]}),
+        lambda path: _rewrite(path, _told(photographs=10**30)),
+        lambda path: _rewrite(path, _told(photographs=1001)),
+        lambda path: _rewrite(path, _told(quality=float("nan"))),
+        lambda path: _rewrite(path, _told(quality=1.5)),
         lambda path: _rewrite(path, array=_npy(np.eye(3, 128, dtype=np.float32))),
         lambda path: _with_digest(path, _npy(np.ones((3, 128), np.float32))),
         lambda path: _with_digest(path, _npy(np.full((3, 128), np.nan, np.float32))),
@@ -104,7 +118,8 @@ def _with_digest(path, content):
     ],
     ids=[
         "no zip", "truncated", "no templates", "no table", "future format", "unknown key", "row out of range",
-        "row twice", "wrong digest", "not unit length", "not a number", "float64", "pickle", "short array", "absent",
+        "row twice", "endless photographs", "too many photographs", "no quality", "too much quality",
+        "wrong digest", "not unit length", "not a number", "float64", "pickle", "short array", "absent",
     ],
 )  # fmt: skip
 def test_a_damaged_export_is_refused_whole(exported, open_gallery, tmp_path, damage):
@@ -134,3 +149,14 @@ def test_an_empty_gallery_travels_too(open_gallery, tmp_path):
 def test_an_export_that_cannot_be_written_is_said(open_gallery, tmp_path):
     with pytest.raises(ConfigError, match="cannot be written"):
         open_gallery().export(tmp_path / "absent" / "export.zip")
+
+
+def test_an_export_replaces_nothing(open_gallery, unit, tmp_path):
+    gallery = open_gallery()
+    gallery.enrol("Ada", [unit(1)])
+    (tmp_path / "notes.txt").write_text("mine")
+    for there in (gallery.path, tmp_path / "notes.txt"):
+        with pytest.raises(ConfigError, match="exists"):
+            gallery.export(there)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert gallery.identify(unit(1)).person == "Ada"

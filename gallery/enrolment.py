@@ -136,7 +136,7 @@ def enrol_photographs(
 
 
 def people_of_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[Path]]]:
-    """A folder of people's folders: each one's name and photographs, by name.
+    """A folder of people's folders: each one's name and photographs, by name; hidden ones hold no people.
 
     Raises:
         ConfigError: it is no folder, or holds no folder with pictures.
@@ -144,7 +144,8 @@ def people_of_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list
     root = Path(folder)
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder: name one that holds a folder for each person")
-    found = [(entry.name, list_images(entry)) for entry in sorted(root.iterdir()) if entry.is_dir()]
+    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    found = [(entry.name, list_images(entry)) for entry in folders]
     with_pictures = [(name, pictures) for name, pictures in found if pictures]
     if not with_pictures:
         raise ConfigError(f"{root} holds no folder with pictures: put each person's photographs into one of their own")

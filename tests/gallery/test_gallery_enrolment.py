@@ -104,7 +104,7 @@ def test_crops_are_kept_only_where_the_owner_chose_so(open_gallery, unit, make_f
 def test_a_folder_of_peoples_folders(tmp_path, unit):
     from PIL import Image
 
-    for name in ("Grace/b.png", "Grace/a.jpg", "Ada/x.png", "Empty/readme.txt"):
+    for name in ("Grace/b.png", "Grace/a.jpg", "Ada/x.png", ".thumbs/a.png", "Empty/readme.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         if path.suffix == ".txt":

@@ -37,7 +37,7 @@ class DoorPolicy:
         cool_down_s: after a grant nobody is granted for so long, since the door is open.
         failures: so many failed attempts within ``failure_window_s`` lock the door for ``lock_s``.
         failure_window_s: see ``failures``.
-        lock_s: see ``failures``; while locked, frames are not even counted.
+        lock_s: see ``failures``; while locked, neither frames nor failures are counted.
         same_face_iou: overlap of two boxes from which they are one face, 0..1.
     """
 
@@ -198,6 +198,8 @@ class Door:
 
     def _fail(self, face: _Face, now: float) -> list[DoorEvent]:
         face.done = True
+        if now < self._locked_until:  # seen before the lock, gone during it
+            return []
         events = [DoorEvent("failed", now, face.number)]
         self._failures.append(now)
         while now - self._failures[0] > self.policy.failure_window_s:

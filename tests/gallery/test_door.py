@@ -100,6 +100,13 @@ def test_failures_lock_the_door():
     assert _play(["-"] * 12 + ["Ada"] * 3, door, start=14.0) == [("granted", "Ada")]
 
 
+def test_faces_that_leave_during_a_lock_do_not_count():
+    door = Door(DoorPolicy(failures=2, lock_s=10.0))
+    door.see(0.0, [_seen(None, left=1000.0 * place) for place in range(6)])
+    assert [event.kind for event in door.see(2.0, [])] == ["failed", "failed", "locked"]
+    assert _play([None] + ["-"] * 12, door, start=13.0) == [("failed", None)]  # the first one since
+
+
 def test_old_failures_are_forgotten():
     door = Door(DoorPolicy(failures=3, failure_window_s=5.0))
     events = []

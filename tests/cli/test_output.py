@@ -121,6 +121,7 @@ def test_a_file_that_cannot_be_written_counts_with_what_was_recorded(capsys: pyt
     assert "out.json" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("away_from_clone")
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1:strict"])
 def test_a_name_that_the_terminal_cannot_show_costs_no_answer(tmp_path: Path, encoding: str) -> None:
     name = os.fsencode(tmp_path / "Łukasz ") + b"caf\xe9.jpg"

@@ -12,7 +12,7 @@ from facekd.errors import EnrolmentRefused
 from facekd.gallery.decision import Candidate
 from facekd.gallery.fusion import planned
 from facekd.gallery.policy import EnrolmentPolicy, FaceLike, refusal
-from facekd.gallery.records import NewTemplate, StoredTemplate, check_templates
+from facekd.gallery.records import NewTemplate, StoredTemplate, check_template
 
 AnyTemplate = FaceLike | NewTemplate | npt.NDArray[np.float32]
 
@@ -77,10 +77,10 @@ class Admission:
         """
         for position, face in enumerate(faces):
             if isinstance(face, NewTemplate):
-                check_templates(face.embedding, self._dimension)
+                check_template(face.embedding, self._dimension)
                 self._kept[position] = face
             elif isinstance(face, np.ndarray):
-                self._kept[position] = NewTemplate(check_templates(face, self._dimension)[0])
+                self._kept[position] = NewTemplate(check_template(face, self._dimension))
             else:
                 self._look_at(position, face)
 
@@ -90,7 +90,7 @@ class Admission:
         except EnrolmentRefused as error:
             self._refused[position] = error
             return
-        (embedding,) = check_templates(face.embedding, self._dimension)
+        embedding = check_template(face.embedding, self._dimension)
         crop = np.asarray(face.crop) if self._policy.keep_crops else None
         self._kept[position] = NewTemplate(embedding, float(face.quality.score), face.mask.status, crop)
         self._warnings += [Warned(position, code) for code in codes]

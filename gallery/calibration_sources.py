@@ -18,7 +18,7 @@ from facekd.evaluation.progress import Progress, silently
 from facekd.gallery.decision import SURE_OF_MASK
 from facekd.gallery.enrolment import Pipeline, people_of_folder
 from facekd.gallery.gallery import Gallery
-from facekd.gallery.policy import EnrolmentPolicy, FaceLike
+from facekd.gallery.policy import EnrolmentPolicy, FaceLike, is_masked
 from facekd.images import list_images
 from facekd.recognition.calibrate import FaceSet
 from facekd.recognition.evaluate import CropEmbedder
@@ -81,7 +81,7 @@ def people_of_gallery(gallery: Gallery) -> FaceSet:
         np.stack([template.embedding for _, template in templates]),
         tuple(name for name, _ in templates),
         tuple(f"template {template.id}" for _, template in templates),
-        np.array([template.mask in ("mask", "incorrect") for _, template in templates]),
+        np.array([is_masked(template.mask) for _, template in templates]),
     )
 
 
@@ -117,7 +117,7 @@ def _faces(
             names.append(name)
             files.append(str(path))
             embeddings.append(face.embedding)
-            masked.append(face.mask.status != "none")
+            masked.append(is_masked(face.mask.status))
             if draw_masks:
                 cover = draw_mask(np.asarray(face.crop), mask_kind(path.name))
                 drawn.append(pipeline.embedder.embed(cover[None])[0])

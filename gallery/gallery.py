@@ -20,7 +20,7 @@ from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision
 from facekd.gallery.fusion import without
 from facekd.gallery.location import parse_location
 from facekd.gallery.opening import open_backend
-from facekd.gallery.policy import EnrolmentPolicy, FaceLike
+from facekd.gallery.policy import EnrolmentPolicy, FaceLike, is_masked
 from facekd.gallery.records import (
     Person,
     Removal,
@@ -28,6 +28,7 @@ from facekd.gallery.records import (
     Templates,
     UnknownPerson,
     check_name,
+    check_template,
     check_templates,
 )
 from facekd.gallery.sealing import KeySource
@@ -85,8 +86,10 @@ class Gallery:
         Args:
             location: the gallery's file (SQLite puts two more beside it while it is open, ``-wal`` and ``-shm``); or an
                 address in Milvus, see :func:`~facekd.gallery.location.parse_location`.
-            contract: the embedder's contract id (``Embedder.contract``). None opens whatever gallery there is, for
-                listing, exporting and checking; it makes none.
+            contract: the embedder's contract id (``Embedder.contract``); a gallery of another model is refused here,
+                and only here, since an embedding does not say whose it is. None opens whatever gallery there is, for
+                listing, exporting and checking, and makes none; who enrols and identifies all the same must know that
+                the embeddings are of :attr:`contract`.
             create: make the gallery where there is none.
             dimension: length of the embedder's output.
             calibration: thresholds by error rate; by default those shipped with the embedder of that contract.
@@ -380,7 +383,8 @@ class Gallery:
         with self._store.reading():
             own = self._store.templates_of(self._known(person).number)
         (embedding,) = self._embeddings([probe])
-        score = max(float(template.embedding @ embedding) for template in own) if own else -1.0
+        best = max(float(template.embedding @ embedding) for template in own) if own else -1.0
+        score = min(1.0, best)  # float32 sums of equal vectors may pass 1
         count = sum(template.photographs for template in own)
         limit = limit_for(self._calibration, fmr, count, threshold, masked=_is_masked(probe))
         same = score >= limit.threshold
@@ -409,8 +413,8 @@ class Gallery:
 
     def _embeddings(self, probes: Sequence[Probe]) -> Templates:
         rows = [probe if isinstance(probe, np.ndarray) else probe.embedding for probe in probes]
-        return np.concatenate([check_templates(row, self.dimension) for row in rows])
+        return np.stack([check_template(row, self.dimension) for row in rows])
 
 
 def _is_masked(probe: Probe) -> bool:
-    return not isinstance(probe, np.ndarray) and probe.mask.status == "mask"
+    return not isinstance(probe, np.ndarray) and is_masked(probe.mask.status)

@@ -49,6 +49,11 @@ class MaskLike(Protocol):
         """How sure the head is, 0..1."""
 
 
+def is_masked(status: str | None) -> bool:
+    """Whether a face of this mask status counts as masked: a badly worn mask covers the face, too."""
+    return status not in (None, "none")
+
+
 class QualityLike(Protocol):
     """What the policy asks of :class:`facekd.recognition.quality.Quality`."""
 

@@ -186,8 +186,9 @@ def test_one_name_in_two_unicode_forms_is_one_person(open_gallery, unit):
         np.zeros(128, np.float32),
         np.full(128, np.nan, np.float32),
         np.eye(129, dtype=np.float32)[0],
+        np.eye(2, 128, dtype=np.float32),
     ],
-    ids=["too long", "zero", "not a number", "wrong dimension"],
+    ids=["too long", "zero", "not a number", "wrong dimension", "two at once"],
 )
 def test_refuses_what_is_no_embedding(open_gallery, unit, wrong):
     gallery = open_gallery()
@@ -351,3 +352,43 @@ def test_the_command_lines_gallery(monkeypatch, tmp_path):
     assert default_location() == str(tmp_path / "mine.db")
     monkeypatch.delenv("FACEKD_GALLERY")
     assert Path(default_location()).name == "gallery.db"
+
+
+def test_an_empty_variable_is_an_unset_one_and_no_home_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("FACEKD_GALLERY", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for wrong in ("", "here"):
+        monkeypatch.setenv("XDG_DATA_HOME", wrong)
+        assert default_location() == str(tmp_path / ".local" / "share" / "facekd" / "gallery.db")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ConfigError, match="--gallery"):
+        default_location()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_location() == str(tmp_path / "facekd" / "gallery.db")
+
+
+def test_a_score_is_a_cosine(open_gallery, unit):
+    gallery = open_gallery()
+    longest = unit(1) * np.float32(1.0005)  # within the tolerance of a unit vector, as rounding may be
+    gallery.enrol("Ada", [longest])
+    assert gallery.verify("Ada", longest).score == 1.0
+
+
+def test_a_badly_worn_mask_is_judged_as_a_mask(open_gallery, calibration, unit, make_face, make_mask):
+    plain_curve = calibration.unmasked
+    stricter = tuple(point.model_copy(update={"threshold": point.threshold + 0.05}) for point in plain_curve.points)
+    masked_curve = plain_curve.model_copy(update={"points": stricter})
+    both = calibration.model_copy(update={"masked": masked_curve})
+    gallery = open_gallery(calibration=both)
+    gallery.enrol("Ada", [unit(1)])
+    plain, mask, incorrect = (
+        gallery.identify(make_face(unit(2), mask=make_mask(status))).threshold
+        for status in ("none", "mask", "incorrect")
+    )
+    assert mask == pytest.approx(plain + 0.05)
+    assert incorrect == mask

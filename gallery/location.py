@@ -67,17 +67,29 @@ def parse_location(location: str | os.PathLike[str]) -> Path | MilvusAddress:
 
 
 def default_location() -> str:
-    """The gallery that the command line uses unless told: ``$FACEKD_GALLERY``, else a file of the user's own."""
+    """The gallery that the command line uses unless told: ``$FACEKD_GALLERY``, else a file of the user's own.
+
+    Raises:
+        ConfigError: there is no home folder.
+    """
     named = os.environ.get(GALLERY_VARIABLE)
     if named:
         return named
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
-    else:
-        folder = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    # An empty variable is an unset one (XDG Base Directory Specification); a relative path is invalid there, too.
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_DATA_HOME")
+    named = os.environ.get(variable, "") if variable else ""
+    folder = Path(named) if Path(named).is_absolute() else _home() / _OF_HOME.get(sys.platform, ".local/share")
     return str(folder / "facekd" / "gallery.db")
+
+
+_OF_HOME = {"win32": "", "darwin": "Library/Application Support"}
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know: a container with a bare number
+        raise ConfigError(f"there is no home folder for the gallery: use --gallery or {GALLERY_VARIABLE}") from error
 
 
 def _server(text: str, parts: SplitResult) -> MilvusAddress:

@@ -18,7 +18,7 @@ from facekd.distill.settings import DistillSettings, MixSettings, Term
 from facekd.distill.taps import INPUT, OUTPUT, watch
 from facekd.distill.teachers import OnlineTeacher, Teacher
 from facekd.distill.views import strong_view
-from facekd.engine.task import Task
+from facekd.engine.task import KnowsItsData, Task
 from facekd.errors import ConfigError
 
 PICTURES = "crops"
@@ -163,6 +163,10 @@ class DistilledTask:
     def export(self, student: nn.Module, path: Path) -> None:
         """The base task's export: the student alone."""
         self._base.export(student, path)
+
+    def data_digests(self) -> dict[str, str]:
+        """Those of the base task: what teachers say is not data of its own."""
+        return dict(self._base.data_digests()) if isinstance(self._base, KnowsItsData) else {}
 
 
 def _check_mixing(mix: MixSettings, terms: Sequence[Term], batch: Mapping[str, Tensor]) -> None:

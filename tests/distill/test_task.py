@@ -93,3 +93,13 @@ def test_an_online_teacher_learns_before_its_term_begins_and_leaves_unknown_labe
     nobody = task.losses(task.batch(1), 1, 0.1)["teacher/peer"]
     nobody.backward()
     assert nobody.item() == 0.0
+
+
+def test_the_data_of_a_task_with_teachers_are_those_of_its_stage() -> None:
+    class Knowing(Task):
+        def data_digests(self) -> dict[str, str]:
+            return {"training": "a"}
+
+    teachers = {"t": TorchTeacher(small(8))}
+    assert DistilledTask(Knowing(0, None), teachers, settings()).data_digests() == {"training": "a"}
+    assert DistilledTask(Task(0, None), teachers, settings()).data_digests() == {}

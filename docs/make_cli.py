@@ -23,7 +23,9 @@ options. `python -m facekd` is the same program.
 ## What scripts may rely on
 
 **Answers go to stdout, words to stderr.** With `--json` stdout holds one JSON object and nothing else; for a video or a
-camera one object a line, one line a frame. A number that does not exist is `null`.
+camera one object a line, one line a frame. A number that does not exist is `null`. The JSON is ASCII, whatever the
+terminal's encoding: `é` is written `\\u00e9`, and a byte of a file name that is no UTF-8 is `\\udce9` (Python's
+`os.fsencode` gives the name back).
 
 **Exit codes**; where several apply, the highest wins:
 
@@ -46,7 +48,9 @@ left and right mouth corner as seen). `mask` is `{"status": "none" | "mask" | "i
 
 - `detect`: `{"images": [{"path", "faces": [{"box", "landmarks", "score", "mask", "quality"}]}]}`; a picture that cannot
   be read has `error` in the place of `faces`. Video: `{"path", "frame", "seconds", "frames_per_second", "faces"}` on
-  each line.
+  each line; `seconds` is the place in a file, and for a camera or a stream the time since its first frame. One that
+  cannot be opened, a file that is cut short, and a camera or stream that breaks off end with a line
+  `{"path", "error"}` and exit code 3.
 - `identify`: as `detect`, each face `{"box", "person" or null, "outcome", "score", "threshold", "runner_up" or null,
   "fpir", "mask", "quality", ...}`.
 - `enroll`: `{"people": [{"person", "enrolled": [...], "refused": [{"path", "reason", "message"}]}]}`.

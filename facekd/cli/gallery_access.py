@@ -154,6 +154,20 @@ def open_with_pipeline(
     return opened, FacePipeline(embedder=embedder)
 
 
+def check_limits(error_rate: float, threshold: float | None) -> None:
+    """Refuse what is no error rate or no cosine at once, not with the first face that it would be asked for.
+
+    Raises:
+        ConfigError: the rate is not between 0 and 1, or the threshold is not between -1 and 1.
+    """
+    from facekd.gallery.decision import limit_for
+
+    if threshold is not None:
+        limit_for(None, error_rate, 1, threshold)
+    elif not 0.0 < error_rate < 1.0:
+        raise ConfigError(f"an error rate must lie between 0 and 1, got {error_rate}: 0.001 is one in a thousand")
+
+
 def load_calibration(path: Path | None) -> Calibration | None:
     """The calibration of a file, or None for the model's own."""
     from facekd.gallery import Calibration

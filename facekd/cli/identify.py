@@ -16,6 +16,7 @@ from facekd.cli.gallery_access import (
     GalleryOption,
     KeyFileOption,
     ThresholdOption,
+    check_limits,
     open_with_pipeline,
 )
 from facekd.cli.inputs import SourcesArgument
@@ -65,6 +66,7 @@ def identify(
         return [_found(*pair) for pair in zip(faces, decisions, strict=True)]
 
     with Output(json=json, threads=threads) as output:
+        check_limits(fpir, threshold)
         opened, pipeline = open_with_pipeline(gallery, key_file, calibration=calibration)
         with opened:
             answer_sources(sources, Asked(look, _line, _summary), output, draw, show, every)

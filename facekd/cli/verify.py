@@ -13,6 +13,7 @@ from facekd.cli.gallery_access import (
     GalleryOption,
     KeyFileOption,
     ThresholdOption,
+    check_limits,
     load_calibration,
     open_with_pipeline,
     parse_face,
@@ -53,6 +54,9 @@ def verify(
     with Output(json=json, threads=threads) as output:
         if len(photographs) != (1 if person is not None else 2):
             raise ConfigError("name two photographs, or one photograph with --person NAME")
+        if person is None and (gallery is not None or key_file is not None):
+            raise ConfigError("--gallery and --key-file go with --person NAME, not with two photographs")
+        check_limits(fmr, threshold)
         if person is not None:
             opened, pipeline = open_with_pipeline(gallery, key_file, calibration=calibration)
             with opened:

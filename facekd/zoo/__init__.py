@@ -243,7 +243,7 @@ def read_model(record: ModelRecord) -> bytes:
 def _record_beside(weights: Path) -> ModelRecord:
     source = weights.with_suffix(".toml")
     if not weights.is_file():
-        raise ConfigError(f"there is no file {weights}; give the path of an .onnx file, or the name of a model of the zoo")
+        raise ConfigError(f"there is no file {weights}; give an .onnx file's path, or the name of a model of the zoo")
     if not source.is_file():
         raise ConfigError(
             f"{weights} has no record {source.name} beside it, which says its task and how it wants its pictures; "

@@ -74,6 +74,7 @@ def _pair(
 ) -> Verification:
     from facekd.gallery.calibration import shipped_calibration
     from facekd.gallery.decision import compare
+    from facekd.gallery.policy import is_masked
     from facekd.pipeline import FacePipeline
     from facekd.zoo import find_model
 
@@ -83,7 +84,7 @@ def _pair(
         raise ConfigError(f"the calibration is of embedder {known.contract}, in use is {contract}: calibrate this one")
     pipeline = FacePipeline()
     one, other = (_face(pipeline, photograph, face) for photograph in photographs)
-    masked = "mask" in (one.mask.status, other.mask.status)
+    masked = any(is_masked(face.mask.status) for face in (one, other))
     return compare(one.embedding, other.embedding, known, fmr=fmr, threshold=threshold, masked=masked)
 
 

@@ -268,7 +268,9 @@ def _detection_table(answer: dict[str, Any], times: dict[str, Timing]) -> Table:
     return table
 
 
+bench_video.register(bench)  # once: an application made again would add it again
+
+
 def register(app: typer.Typer) -> None:
     """Add `bench …` to the application."""
-    bench_video.register(bench)
     app.add_typer(bench, name="bench")

@@ -63,3 +63,11 @@ def test_the_commands_that_scripts_rely_on_are_there() -> None:
     for name, options in promised.items():
         assert name in COMMANDS
         assert options <= {option for item in COMMANDS[name].params for option in item.opts}, name
+
+
+def test_an_application_made_again_has_each_command_once() -> None:
+    def count() -> int:
+        groups = [group.typer_instance for group in build_app().registered_groups]
+        return sum(len(group.registered_commands) for group in groups if group is not None)
+
+    assert count() == count()

@@ -20,9 +20,10 @@ from facekd.detection.data.photographs import LabelledSource, read_source
 from facekd.detection.detector import Detector
 from facekd.detection.network.refiner import ExportedRefiner, RefinerNetwork, RefinerSettings
 from facekd.detection.refiner import EYES_PX, OUTPUTS, SIDE_PX, TEMPLATE
+from facekd.engine.digests import digest_of
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task, digest_of
+from facekd.engine.settings import Section, UncompiledTraining, WeightsFile
+from facekd.engine.task import Task
 from facekd.errors import DataError
 from facekd.zoo import Preprocessing
 
@@ -43,7 +44,7 @@ class StudentSettings(RefinerSettings):
             from noise.
     """
 
-    init: Path | None = None
+    init: WeightsFile | None = None
 
 
 class DataSettings(Section):
@@ -141,7 +142,7 @@ class RefinerTask:
         torch.manual_seed(recipe.training.seed)
         network = RefinerNetwork(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(ExportedRefiner(network), weights_file(recipe.network.init))
+            load_onnx_weights(ExportedRefiner(network), recipe.network.init)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student = self.module = network
         self._train = train
@@ -215,8 +216,8 @@ class RefinerTask:
         may see them another way with more threads."""
         data = self.recipe.data
         return {
-            "training": digest_of([(str(source.photographs), str(source.labels)) for source in data.sources]),
-            "validation": digest_of(str(data.validation.photographs), str(data.validation.labels)),
+            "training": digest_of((str(source.photographs), str(source.labels)) for source in data.sources),
+            "validation": digest_of([str(data.validation.photographs), str(data.validation.labels)]),
         }
 
 

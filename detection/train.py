@@ -26,9 +26,10 @@ from facekd.detection.network import ExportedRetinaFace, NetworkSettings, Retina
 from facekd.detection.nms import nms
 from facekd.distill.opening import distil
 from facekd.distill.settings import DistillSettings
+from facekd.engine.digests import digest_of
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task, digest_of
+from facekd.engine.settings import Section, UncompiledTraining, WeightsFile
+from facekd.engine.task import Task
 from facekd.errors import DataError
 from facekd.evaluation.detection import PhotographDetections, detection_figures
 from facekd.zoo import Preprocessing
@@ -77,7 +78,7 @@ class StudentSettings(NetworkSettings):
             from noise.
     """
 
-    init: Path | None = None
+    init: WeightsFile | None = None
 
 
 class Recipe(Section):
@@ -163,7 +164,7 @@ class DetectorTask:
         torch.manual_seed(recipe.training.seed)
         network = RetinaFace(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(ExportedRetinaFace(network), weights_file(recipe.network.init))
+            load_onnx_weights(ExportedRetinaFace(network), recipe.network.init)
         # The fast layout for convolutions on a processor; pictures arrive in it by nature.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student = self.module = network
@@ -217,8 +218,8 @@ class DetectorTask:
     def data_digests(self) -> dict[str, str]:
         """See `facekd.engine.task.KnowsItsData`: the labelled boxes, photograph by photograph."""
         return {
-            "training": digest_of(*(photograph.boxes for found in self._collections for photograph in found)),
-            "validation": digest_of(*(label.boxes for _, label in self._validation)),
+            "training": digest_of(photograph.boxes for found in self._collections for photograph in found),
+            "validation": digest_of(label.boxes for _, label in self._validation),
         }
 
     def _judge(self, student: nn.Module, photographs: list[LabelledPixels]) -> Mapping[str, float]:

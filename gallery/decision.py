@@ -113,6 +113,16 @@ class Limit:
     extrapolated: bool
 
 
+def check_error_rate(error: float) -> None:
+    """Refuse what is no rate that can be asked for.
+
+    Raises:
+        ConfigError: it is not between 0 and 1, both excluded.
+    """
+    if not 0.0 < error < 1.0:
+        raise ConfigError(f"an error rate must lie between 0 and 1, got {error}: 0.001 is one in a thousand")
+
+
 def limit_for(
     calibration: Calibration | None, error: float, comparisons: int, threshold: float | None, *, masked: bool = False
 ) -> Limit:
@@ -138,11 +148,10 @@ def limit_for(
             raise ConfigError(f"a threshold is a cosine, -1 to 1, got {threshold}")
         if calibration is None:
             return Limit(threshold, None, None, True)
-    elif not 0.0 < error < 1.0:
-        raise ConfigError(f"an error rate must lie between 0 and 1, got {error}: 0.001 is one in a thousand")
-    elif calibration is None:
-        raise ConfigError("no calibration for this embedder: run `facekd calibrate`, or name a threshold yourself")
     else:
+        check_error_rate(error)
+        if calibration is None:
+            raise ConfigError("no calibration for this embedder: run `facekd calibrate`, or name a threshold yourself")
         threshold = calibration.threshold(error / comparisons, masked=masked)
     rate = calibration.rate(threshold, masked=masked)
     upper = None if rate.upper is None else min(1.0, comparisons * rate.upper)

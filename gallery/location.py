@@ -18,6 +18,8 @@ DEFAULT_PORT = 19530
 
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")  # Milvus' own rule, with room for what is put behind
 _REMOTE = ("milvus", "http", "https")
+# By platform: the variable that names the folder of a user's data, and where below the home folder it is without.
+_DATA_FOLDERS = {"win32": ("LOCALAPPDATA", ""), "darwin": ("", "Library/Application Support")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,10 @@ def default_location() -> str:
     if named:
         return named
     # An empty variable is an unset one (XDG Base Directory Specification); a relative path is invalid there, too.
-    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_DATA_HOME")
-    named = os.environ.get(variable, "") if variable else ""
-    folder = Path(named) if Path(named).is_absolute() else _home() / _OF_HOME.get(sys.platform, ".local/share")
+    variable, of_home = _DATA_FOLDERS.get(sys.platform, ("XDG_DATA_HOME", ".local/share"))
+    data = Path(os.environ.get(variable, "") if variable else "")
+    folder = data if data.is_absolute() else _home() / of_home
     return str(folder / "facekd" / "gallery.db")
-
-
-_OF_HOME = {"win32": "", "darwin": "Library/Application Support"}
 
 
 def _home() -> Path:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from facekd.distill.settings import DistillSettings
-from facekd.engine.settings import Fraction, Section, TrainingSettings
+from facekd.engine.settings import Fraction, Section, TrainingSettings, WeightsFile
 from facekd.recognition.backbones import BACKBONES
 from facekd.recognition.data.augment import Augmentation
 from facekd.recognition.data.sources import VAL_SHARE
@@ -27,7 +27,7 @@ class NetworkSettings(Section):
         space: of the embedding that is judged and exported: the student's own, or that of a stored teacher behind the
             adapter, centred (``facekd.recognition.teacher_space``).
         space_teacher: which one's, by its name; may be left out where there is one only.
-        init: ONNX file to start from instead of noise (a committed model, or an earlier run's ``best.onnx``).
+        init: ONNX file to start from instead of noise (an earlier run's ``best.onnx``), or a model of the zoo.
     """
 
     backbone: str = "dense_resnet"
@@ -35,7 +35,7 @@ class NetworkSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     space: Literal["own", "teacher"] = "own"
     space_teacher: str = ""
-    init: Path | None = None
+    init: WeightsFile | None = None
 
     @field_validator("backbone")
     @classmethod

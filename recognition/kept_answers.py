@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facekd.distill.cache import FixedPictures, data_digest
+from facekd.distill.cache import FixedPictures
 from facekd.distill.class_centres import centres_of_parts
 from facekd.distill.methods import find_method
-from facekd.distill.settings import DistillSettings, Term
+from facekd.distill.settings import DistillSettings, source_of
 from facekd.distill.taps import OUTPUT
 from facekd.distill.task import ANSWERS
 from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.engine.digests import digest_of
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation
 from facekd.recognition.data.encoded import Crops
@@ -75,9 +76,9 @@ def fixed_crops(
     def digest() -> str:
         prepared = np.frombuffer(preprocessing.model_dump_json().encode(), np.uint8)
         if keys is not None:
-            return data_digest([prepared, keys])
+            return digest_of([prepared, keys])
         parts = (crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK))
-        return data_digest(chain([prepared], parts))
+        return digest_of(chain([prepared], parts))
 
     moved_by = tuple(f"augmentation.{key}" for key in MOVING if getattr(augmentation, key))
     return FixedPictures(len(crops), take, digest, moved_by)
@@ -124,8 +125,9 @@ def wanted_centres(settings: DistillSettings, kept: Mapping[str, KeptAnswers], f
         ConfigError: a term's teacher has no answers to take them from.
     """
     found: dict[str, Tensor] = {}
+    names = list(settings.teachers) or list(kept)
     for term in settings.terms:
-        if "centres" not in find_method(term.method).given or (name := _source(term, settings, kept)) in found:
+        if "centres" not in find_method(term.method).given or (name := source_of(term, names)) in found:
             continue
         if name not in kept:
             raise ConfigError(
@@ -158,12 +160,3 @@ def the_one(kept: Mapping[str, KeptAnswers], named: str, what: str, key: str) ->
         choice = f"it could be that of {', '.join(kept)}: name one, {key} = NAME" if kept else "there is none"
         raise ConfigError(f"{what} needs a stored teacher with a term of its own; {choice}")
     return next(iter(kept))
-
-
-def _source(term: Term, settings: DistillSettings, kept: Mapping[str, KeptAnswers]) -> str:
-    if term.source:
-        return term.source
-    names = list(settings.teachers) or list(kept)
-    if len(names) != 1:
-        raise ConfigError(f"{term.label} could mean any of {', '.join(names)}: say which, source = NAME")
-    return names[0]

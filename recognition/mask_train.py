@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from facekd.distill.opening import build_network, cached_answers, distil
 from facekd.distill.settings import DistillSettings
+from facekd.engine.digests import digest_of
 from facekd.engine.export import export_onnx, load_onnx_weights
-from facekd.engine.settings import Fraction, Section, UncompiledTraining, weights_file
-from facekd.engine.task import Task, digest_of
+from facekd.engine.settings import Fraction, Section, UncompiledTraining, WeightsFile
+from facekd.engine.task import Task
 from facekd.errors import ConfigError
 from facekd.recognition.data.augment import Augmentation, augment
 from facekd.recognition.data.composed_masks import compose_correct, compose_incorrect, compose_none
@@ -53,8 +54,8 @@ class NetworkSettings(Section):
     widths: tuple[int, int, int] = (24, 48, 96)
     dropout: Fraction = 0.2
     options: dict[str, Any] = Field(default_factory=dict)
-    init: Path | None = None
-    trunk: str = ""
+    init: WeightsFile | None = None
+    trunk: WeightsFile | None = None
 
     @model_validator(mode="after")
     def _heeded(self) -> NetworkSettings:
@@ -66,7 +67,7 @@ class NetworkSettings(Section):
                 f"{' and '.join(changed)} belongs to mask_network, and {self.architecture!r} ignores it: leave it out; "
                 "what that network takes goes into options"
             )
-        if self.trunk and self.init is not None:
+        if self.trunk is not None and self.init is not None:
             raise ValueError("init replaces what trunk would start from: give one of them")
         return self
 
@@ -161,13 +162,13 @@ class MaskTask:
         torch.manual_seed(recipe.training.seed)
         self.student: nn.Module = _make_network(recipe.network)
         if recipe.network.init is not None:
-            load_onnx_weights(self.student, weights_file(recipe.network.init))
-        elif recipe.network.trunk:
+            load_onnx_weights(self.student, recipe.network.init)
+        elif recipe.network.trunk is not None:
             if not isinstance(self.student, EmbedderMask):
                 raise ConfigError(
                     f"network.trunk is for the architecture 'embedder', not {recipe.network.architecture!r}"
                 )
-            load_onnx_weights(self.student.trunk, weights_file(recipe.network.trunk))
+            load_onnx_weights(self.student.trunk, recipe.network.trunk)
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = self.student
 
@@ -231,7 +232,7 @@ class MaskTask:
     def data_digests(self) -> dict[str, str]:
         """See ``facekd.engine.task.KnowsItsData``: the labels, crop by crop."""
         faces = 0 if self._faces is None else len(self._faces)
-        return {"training": digest_of(self._train.labels, faces), "validation": digest_of(self._val.labels)}
+        return {"training": digest_of([self._train.labels, faces]), "validation": digest_of([self._val.labels])}
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from facekd.distill.distiller import Distiller
 from facekd.distill.opening import asked, cached_answers, distil, stored
 from facekd.distill.settings import DistillSettings
 from facekd.distill.taps import OUTPUT
+from facekd.engine.digests import digest_of
 from facekd.engine.export import export_onnx, load_onnx_weights
 from facekd.engine.ranks import rank_and_ranks
-from facekd.engine.task import Task, digest_of
+from facekd.engine.task import Task
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
@@ -181,7 +182,7 @@ class EmbedderTask:
     def data_digests(self) -> dict[str, str]:
         """See ``facekd.engine.task.KnowsItsData``: which crops, and who is on them."""
         sets = {"training": self._train, "validation": self._val}
-        return {name: digest_of(found.keys, found.labels) for name, found in sets.items()}
+        return {name: digest_of([found.keys, found.labels]) for name, found in sets.items()}
 
     def _finished(self, student: nn.Module) -> nn.Module:
         """The network as it is judged and exported: in the space that the recipe wants."""

@@ -160,12 +160,12 @@ def check_limits(error_rate: float, threshold: float | None) -> None:
     Raises:
         ConfigError: the rate is not between 0 and 1, or the threshold is not between -1 and 1.
     """
-    from facekd.gallery.decision import limit_for
+    from facekd.gallery.decision import check_error_rate, limit_for
 
-    if threshold is not None:
+    if threshold is None:
+        check_error_rate(error_rate)
+    else:
         limit_for(None, error_rate, 1, threshold)
-    elif not 0.0 < error_rate < 1.0:
-        raise ConfigError(f"an error rate must lie between 0 and 1, got {error_rate}: 0.001 is one in a thousand")
 
 
 def load_calibration(path: Path | None) -> Calibration | None:

@@ -33,7 +33,10 @@ def train(
         float | None, typer.Option("--minutes", min=0.01, help="Fit the schedule into this many minutes of training.")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option("--init", metavar="ONNX", help="Start from these weights instead of from noise.")
+        Path | None,
+        typer.Option(
+            "--init", metavar="WEIGHTS", help="Start from this ONNX file, or model of the zoo, instead of from noise."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe.")
@@ -53,7 +56,7 @@ def train(
     """
     with Output(json=json, threads=threads) as output:
         from facekd.engine.loop import fit  # torch: only when something is trained
-        from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value, weights_file
+        from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value
         from facekd.zoo import ModelCard
         from facekd.zoo.writing import write_record
 
@@ -61,7 +64,7 @@ def train(
         table = read_toml(path, settings or ())
         given = {
             "data.folders": [str(folder) for folder in data or ()] or None,
-            "network.init": str(weights_file(init)) if init else None,
+            "network.init": str(init) if init else None,
             "training.minutes": minutes,
             "training.threads": threads or None,
         }

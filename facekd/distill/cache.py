@@ -8,10 +8,9 @@ scores under MixUp and CutMix (see `facekd.distill.mixing`). A recipe keeps one 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +50,6 @@ class FixedPictures:
     moved_by: tuple[str, ...] = ()
 
 
-def data_digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
-    """SHA-256 over the shapes, types and bytes of the arrays that hold pictures and labels, in their order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}|{array.shape}|".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return digest.hexdigest()
-
-
 class TeacherCache:
     """Answers of one teacher to one data set, row i for picture i, as float16 or float32 files that are mapped, not
     read.
@@ -67,7 +57,7 @@ class TeacherCache:
     Args:
         folder: where `build` wrote them.
         teacher_digest: of the teacher whose answers are wanted.
-        pictures_digest: of the data (see `data_digest`).
+        pictures_digest: of the data (see `FixedPictures`).
 
     Raises:
         DataError: nothing is there, it is unfinished or damaged, or it belongs to another teacher or other data.

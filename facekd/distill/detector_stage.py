@@ -24,8 +24,8 @@ from facekd.detection.train import (
     ValidationSettings,
     evenly,
 )
-from facekd.distill.cache import data_digest
 from facekd.distill.teachers import Teacher
+from facekd.engine.digests import digest_of
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -60,7 +60,7 @@ class DetectorStage:
 
     def data_digest(self) -> str:
         """See `facekd.distill.stages.Stage`."""
-        return data_digest(self._arrays())
+        return digest_of(self._arrays())
 
     def _arrays(self) -> Iterator[NDArray[Any]]:
         for photograph in (one for collection in self._data.collections for one in collection):

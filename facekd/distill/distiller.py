@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from facekd.distill.adapters import Adapter, least_squares_map
 from facekd.distill.methods import Method, find_method
 from facekd.distill.schedules import Schedule
-from facekd.distill.settings import Term
+from facekd.distill.settings import Term, source_of
 from facekd.distill.taps import INPUT, OUTPUT, Captured, watch
 from facekd.distill.teachers import CachedTeacher, EmaTeacher, OnlineTeacher, Teacher
 from facekd.distill.term_loss import build_scheduled, check_answers
@@ -79,7 +79,7 @@ class Distiller(nn.Module):
         self._teachers = dict(teachers)
         self._terms = tuple(terms)
         self._last_step: int | None = None
-        self._sources = [self._source_of(term) for term in self._terms]
+        self._sources = [source_of(term, self._teachers) for term in self._terms]
         labels = [term.label for term in self._terms]
         if len(set(labels)) != len(labels):
             raise ConfigError(f"terms need different names, got {', '.join(labels)}; set name = … in the recipe")
@@ -105,15 +105,6 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleList()
         self._schedules: list[dict[str, Schedule]] = []
         self._build(example, example if teacher_example is None else teacher_example, centres or {})
-
-    def _source_of(self, term: Term) -> str:
-        if term.source in self._teachers:
-            return term.source
-        if not term.source and len(self._teachers) == 1:
-            return next(iter(self._teachers))
-        if not term.source and self._teachers:
-            raise ConfigError(f"{term.label} could mean any of {', '.join(self._teachers)}: say which, source = NAME")
-        raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(self._teachers)}")
 
     @torch.no_grad()
     def _build(self, example: Tensor, teacher_example: Tensor, centres: Mapping[str, Tensor]) -> None:

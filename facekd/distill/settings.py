@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,21 @@ class Term(Section):
     def label(self) -> str:
         """Name in logs."""
         return self.name or self.method
+
+
+def source_of(term: Term, teachers: Collection[str]) -> str:
+    """The teacher that a term means, of those with these names.
+
+    Raises:
+        ConfigError: there is none of its name, or none is named and it could be any.
+    """
+    if term.source in teachers:
+        return term.source
+    if not term.source and len(teachers) == 1:
+        return next(iter(teachers))
+    if not term.source and teachers:
+        raise ConfigError(f"{term.label} could mean any of {', '.join(teachers)}: say which, source = NAME")
+    raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(teachers)}")
 
 
 class TeacherFile(Section):

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facekd.distill.cache import data_digest
 from facekd.distill.opening import stored
 from facekd.distill.teachers import CachedTeacher, Teacher
+from facekd.engine.digests import digest_of
 from facekd.engine.settings import TrainingSettings, parse_recipe
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -83,7 +83,7 @@ class MaskStage:
         """See `Stage`. Labels are those that screening left."""
         faces = [] if self._faces is None else [np.asarray(self._faces[:])]
         sets = (self._train, self._val, self._test)
-        return data_digest([array for found in sets for array in (found.crops, found.labels)] + faces)
+        return digest_of([*(array for found in sets for array in (found.crops, found.labels)), *faces])
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
@@ -168,7 +168,7 @@ class EmbedderStage:
     def data_digest(self) -> str:
         """See `Stage`. Of LFW, which does not change, nothing."""
         sets = (self._train, self._val, self._test)
-        return data_digest([array for found in sets for array in (np.asarray(found.crops[:]), found.labels)])
+        return digest_of([array for found in sets for array in (np.asarray(found.crops[:]), found.labels)])
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
@@ -183,7 +183,7 @@ class EmbedderStage:
         """See `Stage`."""
         # Which network it was is not known for sure, what it said is.
         return {
-            name: CachedTeacher({"output": said.shape[1:]}, data_digest([said[:]]))
+            name: CachedTeacher({"output": said.shape[1:]}, digest_of([said[:]]))
             for name, said in self._train.teachers.items()
         }
 

@@ -18,6 +18,19 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
+def weights_file(init: str | Path) -> Path:
+    """The file of weights to start from: an ONNX file as it stands, or that of a model of the zoo.
+
+    Raises:
+        ConfigError: there is no model of this name.
+    """
+    path = Path(init)
+    return path if path.suffix == ".onnx" or path.is_file() else find_model(str(init)).path
+
+
+WeightsFile = Annotated[Path, AfterValidator(weights_file)]  # as a recipe names it: a path, or a model of the zoo
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and a misspelt key is an error rather than a default."""
 
@@ -93,16 +106,6 @@ def find_recipe(name: str | Path) -> Path:
         return candidate
     known = ", ".join(sorted(p.stem for p in packaged.glob("*.toml")))
     raise ConfigError(f"No recipe {str(name)!r}: give the path of a TOML file, or one of: {known}")
-
-
-def weights_file(init: str | Path) -> Path:
-    """The file of weights to start from: an ONNX file as it stands, or that of a model of the zoo.
-
-    Raises:
-        ConfigError: there is no model of this name.
-    """
-    path = Path(init)
-    return path if path.suffix == ".onnx" or path.is_file() else find_model(str(init)).path
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from torch import Tensor, nn
 
 
@@ -48,15 +46,3 @@ class KnowsItsData(Protocol):
 
         Taken at every checkpoint: of names, numbers, labels and boxes, not of pixels.
         """
-
-
-def digest_of(*parts: object) -> str:
-    """SHA-256 over arrays (type, shape and bytes) and over anything else as ``repr`` shows it, in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}|{part.shape}|".encode())
-            digest.update(np.ascontiguousarray(part).tobytes())
-        else:
-            digest.update(f"{part!r}|".encode())
-    return digest.hexdigest()

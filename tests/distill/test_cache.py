@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from facekd.distill import cache
-from facekd.distill.cache import FixedPictures, TeacherCache, data_digest
+from facekd.distill.cache import FixedPictures, TeacherCache
 from facekd.distill.teachers import EmaTeacher, TorchTeacher
+from facekd.engine.digests import digest_of
 from facekd.errors import ConfigError, DataError
 
 
@@ -47,7 +48,7 @@ def pictures(crops: np.ndarray, fails_from: int = 99) -> FixedPictures:
             raise Killed
         return torch.from_numpy(crops[start:stop]).float() / 255
 
-    return FixedPictures(len(crops), take, lambda: data_digest([crops]))
+    return FixedPictures(len(crops), take, lambda: digest_of([crops]))
 
 
 def build(folder: Path, teacher, crops, **options) -> TeacherCache:
@@ -72,13 +73,13 @@ def test_answers_come_back_in_any_order_and_are_asked_once(tmp_path: Path, teach
 def test_other_teachers_other_data_and_torn_builds_are_refused(tmp_path: Path, teacher, crops) -> None:
     folder = tmp_path / "cache"
     build(folder, teacher, crops)
-    digest = data_digest([crops])
+    digest = digest_of([crops])
     with pytest.raises(DataError, match="stale: its teacher"):
         TeacherCache(folder, "another", digest)
     changed = crops.copy()
     changed[5, 0, 0, 0] ^= 1
     with pytest.raises(DataError, match="stale: its data"):
-        TeacherCache(folder, teacher.digest, data_digest([changed]))
+        TeacherCache(folder, teacher.digest, digest_of([changed]))
     with pytest.raises(DataError, match="stale: its data"):
         build(folder, teacher, changed)
     with pytest.raises(DataError, match="answers of 11 pictures at output, 1, wanted 11 at 0; delete"):
@@ -95,7 +96,7 @@ def test_a_build_that_is_killed_leaves_no_cache(tmp_path: Path, teacher, crops) 
     with pytest.raises(Killed):
         TeacherCache.build(folder, teacher, ["output"], pictures(crops, 8), batch=4)
     with pytest.raises(DataError, match="no finished cache"):
-        TeacherCache(folder, teacher.digest, data_digest([crops]))
+        TeacherCache(folder, teacher.digest, digest_of([crops]))
     build(folder, teacher, crops)  # and can be built anew
 
 
@@ -143,7 +144,7 @@ def test_the_table_is_readable_and_its_format_is_checked(tmp_path: Path, teacher
     table["format"] = 99
     (tmp_path / "cache.json").write_text(json.dumps(table))
     with pytest.raises(DataError, match="stale: its format is 99"):
-        TeacherCache(tmp_path, teacher.digest, data_digest([crops]))
+        TeacherCache(tmp_path, teacher.digest, digest_of([crops]))
 
 
 def test_changing_teachers_and_overflowing_answers_are_refused(tmp_path: Path, teacher, crops) -> None:
@@ -157,10 +158,10 @@ def test_changing_teachers_and_overflowing_answers_are_refused(tmp_path: Path, t
 
 def test_the_data_digest_sees_shape_type_and_order(crops) -> None:
     digests = {
-        data_digest([crops]),
-        data_digest([crops[::-1]]),
-        data_digest([crops.reshape(11, 48)]),
-        data_digest([crops.astype(np.int16)]),
-        data_digest([crops[:5], crops[5:]]),
+        digest_of([crops]),
+        digest_of([crops[::-1]]),
+        digest_of([crops.reshape(11, 48)]),
+        digest_of([crops.astype(np.int16)]),
+        digest_of([crops[:5], crops[5:]]),
     }
     assert len(digests) == 5

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from facekd.engine.averaging import AveragedWeights
+from facekd.engine.digests import digest_of
 from facekd.engine.loop import make_optimizer
 from facekd.engine.run_state import RunState
 from facekd.engine.settings import TrainingSettings
-from facekd.engine.task import digest_of
 from facekd.errors import ConfigError
 
 SETTINGS = TrainingSettings(steps=40, learning_rate=0.02, threads=1)
@@ -46,7 +46,7 @@ class PointTask:
         path.write_bytes(b"weights")
 
     def data_digests(self) -> dict[str, str]:
-        return {name: digest_of(labels) for name, labels in self.labels.items()}
+        return {name: digest_of([labels]) for name, labels in self.labels.items()}
 
 
 class OlderTask(PointTask):
@@ -101,9 +101,9 @@ def test_validation_data_that_gave_no_score_may_be_put_right(tmp_path: Path) -> 
 
 def test_digests_see_values_types_and_shapes() -> None:
     arrays = [np.array([1, 2]), np.array([1, 3]), np.array([1, 2], np.int32), np.array([[1, 2]])]
-    assert len({digest_of(array) for array in arrays}) == 4
-    assert digest_of(arrays[0], ("a", "b"), None) == digest_of(np.array([1, 2]), ("a", "b"), None)
-    assert digest_of(("a", "b")) != digest_of(("a", "c"))
+    assert len({digest_of([array]) for array in arrays}) == 4
+    assert digest_of([arrays[0], ("a", "b"), None]) == digest_of([np.array([1, 2]), ("a", "b"), None])
+    assert digest_of([("a", "b")]) != digest_of([("a", "c")])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])

@@ -28,6 +28,8 @@ class NetworkSettings(Section):
             adapter, centred (``facekd.recognition.teacher_space``).
         space_teacher: which one's, by its name; may be left out where there is one only.
         init: ONNX file to start from instead of noise (an earlier run's ``best.onnx``), or a model of the zoo.
+        init_options: options of the network in ``init``, where they differ: a dense ResNet with fewer blocks. The
+            blocks that it lacks start as identities.
     """
 
     backbone: str = "dense_resnet"
@@ -36,6 +38,7 @@ class NetworkSettings(Section):
     space: Literal["own", "teacher"] = "own"
     space_teacher: str = ""
     init: WeightsFile | None = None
+    init_options: dict[str, Any] | None = None
 
     @field_validator("backbone")
     @classmethod

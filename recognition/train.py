@@ -25,13 +25,14 @@ from facekd.engine.task import Task
 from facekd.errors import ConfigError, DataError
 from facekd.evaluation.verification import tar_at_far
 from facekd.recognition.backbones import BACKBONES
+from facekd.recognition.backbones.dense_resnet import DenseResNet
 from facekd.recognition.data.augment import augment
 from facekd.recognition.data.balanced import BalancedSampler
 from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.data.stored_teacher import require_one_teacher
-from facekd.recognition.embedder_recipe import Recipe
+from facekd.recognition.embedder_recipe import NetworkSettings, Recipe
 from facekd.recognition.kept_answers import (
     KeptAnswers,
     as_teachers,
@@ -81,7 +82,7 @@ class EmbedderTask:
         network = recipe.network
         self.student: nn.Module = BACKBONES[network.backbone](dimension=network.dimension, **network.options)
         if network.init is not None:
-            load_onnx_weights(self.student, network.init)
+            _load(self.student, network, network.init)
         if network.space == "teacher":
             self._space = the_one(
                 self.kept, network.space_teacher, "network.space = 'teacher'", "network.space_teacher"
@@ -235,6 +236,18 @@ class EmbedderTask:
             head.set_centres(centres)
         else:
             head.weight.data = centres
+
+
+def _load(student: nn.Module, network: NetworkSettings, init: Path) -> None:
+    """Fill the student with the weights that its recipe starts from."""
+    if network.init_options is None:
+        load_onnx_weights(student, init)
+    elif isinstance(student, DenseResNet):
+        shallower = DenseResNet(dimension=network.dimension, **network.init_options)
+        load_onnx_weights(shallower, init)
+        student.start_from(shallower)
+    else:
+        raise ConfigError(f"network.init_options is for the backbone 'dense_resnet', not {network.backbone!r}")
 
 
 def _require_pairs(val: FaceSet) -> None:

@@ -6,10 +6,14 @@ multiplying. Dense convolutions at 28x28 pixels and below use the processor's ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from facekd.errors import ConfigError
 
 
 class BasicBlock(nn.Module):
@@ -91,6 +95,7 @@ class DenseResNet(nn.Module):
                 body.append(BasicBlock(channels, width, 2 if group > 0 and index == 0 else 1))
                 channels = width
         self.body = nn.Sequential(*body)
+        self._blocks = tuple(blocks)
         self.pool = GlobalDepthwise(channels, size // 16)
         self.project = nn.Linear(channels, dimension, bias=False)
         self.norm = nn.BatchNorm1d(dimension)
@@ -101,3 +106,32 @@ class DenseResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, size, size) normalised crops -> (N, dimension), not of unit length."""
         return self.norm(self.project(self.pool(self.body(self.stem(x)))))
+
+    def start_from(self, shallower: DenseResNet) -> None:
+        """Take over the weights of a network with fewer blocks; its embeddings stay what they are.
+
+        The blocks that it lacks stand last in their groups and are identities until they are trained, for their
+        residuals are scaled by 0 and what reaches them is not negative (the deeper network of Net2Net, Chen et al.
+        2016, section 2.3).
+
+        Raises:
+            ConfigError: it differs in more than that.
+        """
+        pairs: list[tuple[nn.Module, nn.Module]] = [
+            (getattr(self, part), getattr(shallower, part)) for part in ("stem", "pool", "project", "norm")
+        ]
+        for group, (own, taken) in enumerate(zip(self._groups(), shallower._groups(), strict=True)):
+            if len(taken) > len(own) or (group > 0 and own and not taken):
+                raise ConfigError(f"blocks = {self._blocks} cannot go on from {shallower._blocks}")
+            pairs += zip(own, taken, strict=False)
+            for block in own[len(taken) :]:
+                nn.init.zeros_(block.norm2.weight)
+        try:
+            for mine, theirs in pairs:
+                mine.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(f"a network can go on from a shallower one of the same widths only: {error}") from error
+
+    def _groups(self) -> list[list[BasicBlock]]:
+        blocks = cast("Iterator[BasicBlock]", iter(self.body))
+        return [list(islice(blocks, count)) for count in self._blocks]

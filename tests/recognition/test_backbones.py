@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ import onnx  # noqa: E402
 
 from facekd.engine.complexity import measure_complexity  # noqa: E402
 from facekd.engine.export import load_onnx_weights  # noqa: E402
-from facekd.errors import ModelError  # noqa: E402
+from facekd.errors import ConfigError, ModelError  # noqa: E402
 from facekd.recognition.backbones import BACKBONES  # noqa: E402
 from facekd.recognition.backbones.dense_resnet import DenseResNet, GlobalDepthwise  # noqa: E402
 from facekd.recognition.backbones.efficientnet import EfficientNet, StochasticDepth  # noqa: E402
@@ -248,3 +249,35 @@ def test_stochastic_depth_rises_with_depth_and_costs_nothing() -> None:
     assert network.state_dict().keys() == on_meta("efficientnet").state_dict().keys()
     with pytest.raises(ValueError, match="share"):
         EfficientNet(stochastic_depth=1.0)
+
+
+def test_a_deeper_network_starts_with_the_embeddings_of_a_shallower_one_and_learns_in_its_new_blocks() -> None:
+    shallow = small().eval()
+    deep = DenseResNet(16, widths=(16, 16, 16, 16), blocks=(1, 2, 1, 3)).eval()
+    deep.start_from(shallow)
+    pictures = torch.randn(3, 3, 112, 112)
+    assert torch.equal(deep(pictures), shallow(pictures))
+    assert not torch.equal(shallow(pictures)[0], shallow(pictures)[1])
+
+    deep.train()(pictures).square().sum().backward()
+    assert all(block.norm2.weight.grad.abs().max() > 0 for block in deep.body)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"blocks": (0, 1, 0, 1)}, r"blocks = \(0, 1, 0, 1\) cannot go on from \(0, 1, 1, 1\)"),
+        ({"widths": (16, 16, 16, 24)}, "of the same widths only"),
+        ({"dimension": 8}, "of the same widths only"),
+    ],
+)
+def test_a_network_that_differs_in_more_than_depth_is_refused(options: dict[str, Any], said: str) -> None:
+    settings = {"dimension": 16, "widths": (16, 16, 16, 16), "blocks": (0, 1, 1, 1), **options}
+    with pytest.raises(ConfigError, match=said):
+        DenseResNet(**settings).start_from(small())
+
+
+def test_a_group_that_does_not_exist_yet_cannot_be_an_identity() -> None:
+    without = DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 0), size=224)
+    with pytest.raises(ConfigError, match="cannot go on"):
+        DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 1)).start_from(without)

@@ -224,6 +224,20 @@ def test_stored_embeddings_and_live_teachers_teach_together_each_sees_crops_at_f
     torch.testing.assert_close(found["distill/similarity"], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_training_goes_on_from_a_shallower_network(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    shallow = train.BACKBONES["dense_resnet"](dimension=12, **TINY).eval()
+    train.export_embedder(shallow, tmp_path / "shallow.onnx")
+    network = {"dimension": 12, "init": tmp_path / "shallow.onnx", "init_options": TINY}
+    deeper = {**TINY, "blocks": [0, 1, 2, 1]}
+    student = make(recipe(network={**network, "options": deeper})).student.eval()
+    crops = torch.randn(2, 3, 112, 112)
+    assert len(student.body) == 4
+    torch.testing.assert_close(student(crops), shallow(crops))
+    with pytest.raises(ConfigError, match="for the backbone 'dense_resnet', not 'mobilefacenet'"):
+        make(recipe(network={**network, "backbone": "mobilefacenet", "options": {}}))
+
+
 def test_a_compiled_student_is_tapped_at_its_output_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     # The real compiler needs minutes and a C++ compiler; this one traces as it does, and runs what it traced.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

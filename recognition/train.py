@@ -65,6 +65,8 @@ class EmbedderTask:
         cached: what other teachers said about the training crops, by name.
     """
 
+    divides_batches = True  # over ranks, whose gradients ``with_teachers`` averages
+
     def __init__(
         self, recipe: Recipe, train: FaceSet, val: FaceSet, cached: Mapping[str, KeptAnswers] | None = None
     ) -> None:

@@ -18,7 +18,7 @@ from facekd.distill.settings import DistillSettings, MixSettings, Term
 from facekd.distill.taps import INPUT, OUTPUT, watch
 from facekd.distill.teachers import OnlineTeacher, Teacher
 from facekd.distill.views import strong_view
-from facekd.engine.task import KnowsItsData, Task
+from facekd.engine.task import DividesBatches, KnowsItsData, Task
 from facekd.errors import ConfigError
 
 PICTURES = "crops"
@@ -87,6 +87,7 @@ class DistilledTask:
         )
         if hasattr(base, "fit_adapters"):
             base.fit_adapters(self.distiller)
+        self.divides_batches = isinstance(base, DividesBatches) and base.divides_batches
         self.student: nn.Module = base.student
         self.module: nn.Module = nn.ModuleDict({"task": base.module, "distiller": self.distiller})
 

@@ -14,7 +14,7 @@ class Task(Protocol):
 
     ``batch`` must be a pure function of the step (and of the task's own seed): that alone makes a resumed run
     repeat the losses of one that was never interrupted, however many threads prepare batches. A task that can say which
-    data it is on is a ``KnowsItsData`` too.
+    data it is on is a ``KnowsItsData`` too, one that can be trained by several ranks a ``DividesBatches``.
 
     Attributes:
         module: everything that is optimised and checkpointed: the student, and adapters, heads and class centres.
@@ -46,3 +46,14 @@ class KnowsItsData(Protocol):
 
         Taken at every checkpoint: of names, numbers, labels and boxes, not of pixels.
         """
+
+
+@runtime_checkable
+class DividesBatches(Protocol):
+    """A task that several ranks of ``torch.distributed`` may train together.
+
+    Attributes:
+        divides_batches: whether it does; the ranks then draw different batches, and their gradients are averaged.
+    """
+
+    divides_batches: bool

@@ -13,15 +13,17 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from facekd.errors import ConfigError, FacekdError
+from facekd.evaluation.verification import rate_label
 from facekd.zoo import Calibration as ZooCalibration
-from facekd.zoo import load_manifest
+from facekd.zoo import FalseMatchCurve, load_manifest
 
 if TYPE_CHECKING:
     from facekd.evaluation.calibrate import MeasuredCurve
@@ -188,7 +190,7 @@ def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve])
     """
     made = {
         kind: Curve(
-            points=tuple(Point(**asdict(point)) for point in curve.points),
+            points=_rounded(curve),
             people=curve.people,
             pairs=curve.pairs,
             mated_pairs=curve.mated_pairs,
@@ -203,15 +205,21 @@ def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve])
 
 
 def from_zoo(record: ZooCalibration, contract: str) -> Calibration | None:
-    """The calibration of a manifest, or None where it has fewer than two thresholds."""
-    pairs = record.pairs or 0
-    points = []
-    for rate, threshold in sorted(record.thresholds.items(), key=lambda item: -float(item[0])):
-        points.append(Point(fmr=float(rate), threshold=threshold, fmr_upper=record.fmr_upper.get(rate)))
-    if len(points) < 2:
+    """The calibration of a manifest, or None where it has fewer than two thresholds; see `to_zoo`."""
+    unmasked = _curve_of(record)
+    if unmasked is None:
         return None
-    curve = Curve(points=tuple(points), people=record.people or 0, pairs=pairs)
-    return Calibration(contract=contract, source=record.source or "the manifest", unmasked=curve)
+    masked = None if record.masked is None else _curve_of(record.masked)
+    return Calibration(contract=contract, source=record.source or "the manifest", unmasked=unmasked, masked=masked)
+
+
+def to_zoo(calibration: Calibration) -> ZooCalibration:
+    """What a manifest keeps of an artefact: all that `Calibration.rate` and `Calibration.threshold` read.
+
+    The share of mated pairs refused and the distributions of the scores stay behind.
+    """
+    masked = None if calibration.masked is None else FalseMatchCurve(**_recorded(calibration.masked))
+    return ZooCalibration(source=calibration.source, masked=masked, **_recorded(calibration.unmasked))
 
 
 def shipped_calibration(contract: str) -> Calibration | None:
@@ -224,6 +232,55 @@ def shipped_calibration(contract: str) -> Calibration | None:
         if model.task == "embedder" and model.contract == contract and model.calibration is not None:
             return from_zoo(model.calibration, contract)
     return None
+
+
+def _rounded(measured: MeasuredCurve) -> tuple[Point, ...]:
+    """The points, with six decimals of cosine and three digits of an interval: people read them in manifests."""
+    points = tuple(Point(**asdict(point)) for point in measured.points)
+    thresholds = [round(point.threshold, 6) for point in points]
+    if any(left >= right for left, right in pairwise(thresholds)):
+        return points
+    return tuple(
+        point.model_copy(
+            update={
+                "threshold": threshold,
+                "fmr_lower": None if point.fmr_lower is None else min(float(f"{point.fmr_lower:.3g}"), point.fmr),
+                "fmr_upper": None if point.fmr_upper is None else max(float(f"{point.fmr_upper:.3g}"), point.fmr),
+            }
+        )
+        for point, threshold in zip(points, thresholds, strict=True)
+    )
+
+
+def _curve_of(record: FalseMatchCurve) -> Curve | None:
+    points = tuple(
+        Point(
+            fmr=float(rate),
+            threshold=threshold,
+            fmr_lower=record.fmr_lower.get(rate),
+            fmr_upper=record.fmr_upper.get(rate),
+            people_pairs=record.people_pairs.get(rate),
+        )
+        for rate, threshold in sorted(record.thresholds.items(), key=lambda item: -float(item[0]))
+    )
+    return None if len(points) < 2 else Curve(points=points, people=record.people or 0, pairs=record.pairs or 0)
+
+
+def _recorded(curve: Curve) -> dict[str, Any]:
+    """The values of a `FalseMatchCurve`; a point without an interval or a count has no entry there."""
+    labelled = [(_label(point.fmr), point) for point in curve.points]
+    tables = {
+        name: {label: value for label, point in labelled if (value := getattr(point, name)) is not None}
+        for name in ("fmr_lower", "fmr_upper", "people_pairs")
+    }
+    thresholds = {label: point.threshold for label, point in labelled}
+    return {"people": curve.people, "pairs": curve.pairs, "thresholds": thresholds, **tables}
+
+
+def _label(rate: float) -> str:
+    """A rate as a key that is read back as the same number: ``1e-3``, or all its digits where it is not a round one."""
+    label = rate_label(rate)
+    return label if float(label) == rate else repr(rate)
 
 
 def _thin_from(curve: Curve) -> float | None:

@@ -110,8 +110,9 @@ def calibrate(
             raise ConfigError(
                 "--probes are compared with --gallery PATH; of a folder, every face is reference and probe"
             )
-        from facekd.gallery.calibration import from_curves
+        from facekd.gallery.calibration import from_curves, to_zoo
         from facekd.recognition.calibrate import calibrate_faces, most_alike, screen_strangers
+        from facekd.zoo.writing import calibration_text
 
         faces = _Faces(output, model, split, masked)
         known = faces.of_gallery(gallery, key_file) if folder is None else faces.labelled(folder)
@@ -133,7 +134,7 @@ def calibrate(
         output.result(artefact.model_dump(mode="json"), text=_table(artefact))
         if out is not None:
             if out.suffix.lower() == ".toml":
-                out.write_text(_record_lines(faces.name, artefact), encoding="utf-8")
+                out.write_text(calibration_text(faces.name, to_zoo(artefact)), encoding="utf-8")
             else:
                 artefact.save(out)
             output.say(f"the calibration is in {out}")
@@ -207,21 +208,6 @@ class _Faces:
         for file, reason in left_out:
             self._output.say(f"left out: {file}: {reason}")
         return faces
-
-
-def _record_lines(name: str, artefact: Calibration) -> str:
-    from facekd.zoo import Calibration as RecordedCalibration
-    from facekd.zoo.writing import calibration_text
-
-    curve = artefact.unmasked
-    recorded = RecordedCalibration(
-        source=artefact.source,
-        people=curve.people,
-        pairs=curve.pairs,
-        thresholds={_label(point.fmr): round(point.threshold, 6) for point in curve.points},
-        fmr_upper={_label(point.fmr): float(f"{point.fmr_upper:.3g}") for point in curve.points},
-    )
-    return calibration_text(name, recorded)
 
 
 def _label(rate: float) -> str:

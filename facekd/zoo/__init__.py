@@ -85,17 +85,29 @@ class ModelCard(_Record):
     notes: str = ""
 
 
-class Calibration(_Record):
+class FalseMatchCurve(_Record):
+    """An embedder's false matches by threshold, for one kind of probe."""
+
+    people: int | None = None
+    pairs: int | None = None
+    """Non-mated pairs compared."""
+    thresholds: dict[str, float] = {}
+    """Cosine threshold for each false-match rate, such as ``{"1e-3": 0.41}``; the tables below have the same keys."""
+    fmr_lower: dict[str, float] = {}
+    """Lower end of each rate's 95 % interval; a bootstrap over people."""
+    fmr_upper: dict[str, float] = {}
+    """Upper end of that interval."""
+    people_pairs: dict[str, int] = {}
+    """How many different pairs of people the false matches come from; a rate of few pairs counts as extrapolated."""
+
+
+class Calibration(FalseMatchCurve):
     """What was chosen on validation data so that scores mean something; each task uses its own fields."""
 
     source: str = ""
     """What it was measured on."""
-    people: int | None = None
-    pairs: int | None = None
-    thresholds: dict[str, float] = {}
-    """Embedder: cosine threshold for each false-match rate, such as ``{"1e-3": 0.41}``."""
-    fmr_upper: dict[str, float] = {}
-    """Embedder: upper end of each rate's 95 % interval, under the same keys; a bootstrap over people."""
+    masked: FalseMatchCurve | None = None
+    """Embedder: the curve of masked probes; without one they share the other."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     """Detector: detections below this are not reported."""
     temperature: float | None = Field(default=None, gt=0)

@@ -18,7 +18,7 @@ from PIL import Image
 from facekd import cli
 from facekd.cli import evaluate_detection
 from facekd.detection.detector import Detection
-from facekd.gallery.calibration import Calibration
+from facekd.gallery.calibration import Calibration, from_zoo
 from facekd.images import ImageSource
 from facekd.zoo.writing import read_calibration
 
@@ -140,10 +140,16 @@ def test_calibrate(crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert loaded.masked is not None
     assert loaded.unmasked.people == 12
     assert loaded.threshold(1e-2) == pytest.approx(loaded.unmasked.points[2].threshold)
-    assert cli.run(["calibrate", str(crops), "--out", str(crops / "c.toml"), "--no-masked"]) == 0
+    assert cli.run(["calibrate", str(crops), "--out", str(crops / "c.toml"), "--replicates", "20"]) == 0
     record = tomllib.loads((crops / "c.toml").read_text())["models"]["tiny"]["calibration"]
-    assert record["people"] == 12
-    assert record["thresholds"]["1e-2"] == pytest.approx(loaded.unmasked.points[2].threshold, abs=1e-6)
+    assert record["thresholds"]["1e-2"] == loaded.unmasked.points[2].threshold
+    assert record["masked"]["people"] == 12
+    shipped = from_zoo(read_calibration(crops / "c.toml"), FakeEmbedder.contract)
+    assert shipped is not None
+    for masked in (False, True):
+        lowest, highest = (loaded.curve(masked=masked).points[k].threshold for k in (0, -1))
+        for threshold in np.linspace(lowest - 0.01, highest + 0.01, 50).tolist():
+            assert shipped.rate(threshold, masked=masked) == loaded.rate(threshold, masked=masked)
 
 
 def test_a_folder_or_model_of_any_name_makes_a_record_that_is_read_again(

@@ -1,4 +1,5 @@
 import json
+import math
 from itertools import pairwise
 
 import pytest
@@ -6,8 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facekd.errors import ConfigError
-from facekd.gallery.calibration import Calibration, Curve, Point, from_zoo, rule_of_three, shipped_calibration
+from facekd.evaluation.calibrate import CalibrationPoint, MeasuredCurve
+from facekd.gallery.calibration import (
+    Calibration,
+    Curve,
+    Point,
+    Rate,
+    from_curves,
+    from_zoo,
+    rule_of_three,
+    shipped_calibration,
+    to_zoo,
+)
 from facekd.zoo import Calibration as ZooCalibration
+from facekd.zoo import FalseMatchCurve
 
 
 def _calibration(**changes):
@@ -124,3 +137,60 @@ def test_the_manifests_thresholds_become_a_curve():
     assert calibration.rate(0.4).upper == pytest.approx(2e-3)
     assert from_zoo(ZooCalibration(thresholds={"1e-3": 0.4}), "c") is None
     assert shipped_calibration("no such contract") is None
+
+
+def test_a_manifest_and_an_artefact_give_the_same_rates():
+    def curve(rates, shift):
+        points = [
+            Point(
+                fmr=rate,
+                threshold=shift - 0.031 * math.log(rate),
+                fmr_lower=rate / 3,
+                fmr_upper=3 * rate,
+                people_pairs=n,
+            )
+            for n, rate in rates.items()
+        ]
+        return Curve(points=tuple(points), people=40, pairs=123_456)
+
+    artefact = Calibration(
+        contract="c",
+        source="val",
+        unmasked=curve({400: 0.1, 55: 1e-3, 12: 1 / 12345, 9: 3e-6}, 0.1),  # one rate has no short name
+        masked=curve({300: 3e-2, 8: 1e-3, 7: 1e-4}, 0.05),
+    )
+    read = from_zoo(ZooCalibration.model_validate_json(to_zoo(artefact).model_dump_json()), "c")
+    assert read is not None
+    for masked in (False, True):
+        points = [point.threshold for point in artefact.curve(masked=masked).points]
+        between = [(left + right) / 2 for left, right in pairwise(points)]
+        rates = {t: artefact.rate(t, masked=masked) for t in (points[0] - 0.1, *points, *between, points[-1] + 0.1)}
+        assert {t: read.rate(t, masked=masked) for t in rates} == rates
+        assert {rate.extrapolated for t, rate in rates.items() if points[0] <= t <= points[-1]} == {False, True}
+        assert [read.threshold(fmr, masked=masked) for fmr in (1e-2, 1e-5)] == [
+            artefact.threshold(fmr, masked=masked) for fmr in (1e-2, 1e-5)
+        ]
+    assert read.masked is not None
+    assert [p.fmr_lower for p in read.masked.points] == [p.fmr_lower for p in artefact.masked.points]
+
+
+def test_a_record_without_a_masked_curve_or_counts_is_read():
+    record = ZooCalibration(thresholds={"1e-3": 0.4, "1e-2": 0.3}, masked=FalseMatchCurve(thresholds={"1e-3": 0.5}))
+    calibration = from_zoo(record, "c")
+    assert calibration is not None
+    assert calibration.masked is None  # one threshold is no curve
+    assert calibration.rate(0.4) == Rate(pytest.approx(1e-3), None, False)
+
+
+def test_rounding_for_people_keeps_points_in_order_and_intervals_around_their_rates():
+    def measured(*points):
+        return MeasuredCurve([CalibrationPoint(*p, 0.5, 20) for p in points], 40, 100, 50, (), ())
+
+    plain = from_curves(
+        "c", "val", {"unmasked": measured((1e-2, 1 / 3, 0.00912345, 0.0123456), (1e-3, 2 / 3, 1e-3, 0.00123456))}
+    )
+    first, second = plain.unmasked.points
+    assert (first.threshold, first.fmr_lower, first.fmr_upper) == (0.333333, 0.00912, 0.0123)
+    assert (second.threshold, second.fmr_lower, second.fmr_upper) == (0.666667, 1e-3, 0.00123)
+    close = from_curves("c", "val", {"unmasked": measured((1e-2, 0.5, 0.001, 0.1), (1e-3, 0.5000001, 1e-4, 0.01))})
+    assert [point.threshold for point in close.unmasked.points] == [0.5, 0.5000001]

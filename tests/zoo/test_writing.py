@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from facekd.cli import build_app
 from facekd.errors import ConfigError, ModelError
-from facekd.zoo import Calibration, ModelCard, Preprocessing, find_model, load_manifest, read_model
+from facekd.zoo import Calibration, FalseMatchCurve, ModelCard, Preprocessing, find_model, load_manifest, read_model
 from facekd.zoo.writing import add_model, read_calibration, write_manifest, write_record
 
 CROP = Preprocessing(
@@ -37,7 +37,9 @@ def test_a_record_makes_weights_a_model(weights: Path) -> None:
 
 def test_add_then_load(weights: Path, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
-    calibration = Calibration(source="val", people=3, pairs=9, thresholds={"1e-2": 0.25, "1e-3": 0.5})
+    curve = {"people": 3, "pairs": 9, "thresholds": {"1e-2": 0.25, "1e-3": 0.5}, "fmr_lower": {"1e-2": 0.005}}
+    curve |= {"fmr_upper": {"1e-2": 0.02, "1e-3": 0.002}, "people_pairs": {"1e-2": 12, "1e-3": 0}}
+    calibration = Calibration(source="val", masked=FalseMatchCurve(**curve), **curve)
     added = add_model(zoo, find_model(weights), "mine", card={"date": "2026-01-02"}, calibration=calibration)
     manifest = load_manifest(zoo / "manifest.toml")
     assert manifest.defaults == {"embedder": "mine"}

@@ -19,6 +19,9 @@ RESTORE = "restore a backup with `facekd gallery restore`, or move the file away
 EMPTYING_MS = 1000
 """How long a removal waits for readers of an older state, until it says that not everything is erased yet."""
 
+HEADER_BYTES = 100
+"""Of an SQLite file."""
+
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing to it: try again, or raise timeout_s",
     sqlite3.SQLITE_LOCKED: "another process is writing to it: try again, or raise timeout_s",
@@ -28,7 +31,8 @@ _REMEDIES = {
     sqlite3.SQLITE_IOERR: "the disk reports an error: check the disk; the last complete change is kept",
     sqlite3.SQLITE_FULL: "the disk is full: make room and repeat the change; nothing of it was stored",
     sqlite3.SQLITE_CORRUPT: f"the file is damaged: {RESTORE}",
-    sqlite3.SQLITE_NOTADB: f"the file is not a gallery, or is damaged: {RESTORE}",
+    sqlite3.SQLITE_NOTADB: "the file is no gallery, or its beginning is damaged: check the path; if it is the gallery, "
+    "move it away and restore a backup with `facekd gallery restore`, or enrol anew",
 }
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -63,6 +67,14 @@ def is_damage(error: GalleryError) -> bool:
     """Whether the file's contents are at fault, and not a lock, a disk or a permission."""
     code = getattr(error.__cause__, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _DAMAGE
+
+
+def marked_as_gallery(path: Path) -> bool:
+    """Whether a file begins as galleries do, whatever became of the rest of it."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    # https://www.sqlite.org/fileformat2.html#the_database_header
+    return head[:16] == b"SQLite format 3\0" and int.from_bytes(head[68:72], "big") == APPLICATION_ID
 
 
 class Connection:

@@ -64,7 +64,7 @@ def backup(
     threads: ThreadsOption = 0,
 ) -> None:
     """Copy the gallery as it is now, also while others use it. An encrypted one stays encrypted."""
-    from facekd.gallery.maintenance import backup as backup_gallery
+    from facekd.gallery.copies import backup as backup_gallery
 
     with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
         size = backup_gallery(opened, path)
@@ -79,15 +79,22 @@ def restore(
     json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Put a backup in the gallery's place, after checking it. What was changed since the backup is lost."""
-    from facekd.gallery.maintenance import restore as restore_gallery
+    """Put a backup in the gallery's place, after checking it. What was changed since the backup is lost.
+
+    A damaged gallery is kept beside it under another name. What is no gallery is left alone, and an encrypted gallery
+    is not replaced by a backup that is not encrypted.
+    """
+    from facekd.gallery.copies import restore as restore_gallery
 
     with Output(json=json, threads=threads) as output:
         target = gallery_file(gallery, "a backup")
-        health = restore_gallery(path, target, key=key_source(key_file))
+        restored = restore_gallery(path, target, key=key_source(key_file))
+        if restored.damaged is not None:
+            output.warn(f"the damaged gallery is kept as {restored.damaged}: it holds templates, delete it in time")
+        sealed = "encrypted" if restored.encrypted else "not encrypted"
         output.result(
-            {"path": str(target), "people": health.people, "templates": health.templates},
-            text=f"{target} is restored: {health.people} people, {health.templates} templates",
+            {"path": str(target), **asdict(restored)},
+            text=f"{target} is restored: {restored.people} people, {restored.templates} templates, {sealed}",
         )
 
 

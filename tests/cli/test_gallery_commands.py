@@ -29,13 +29,14 @@ CONTRACT = "0123456789abcdef"
 class _Face:
     embedding: np.ndarray
     masked: bool = False
+    sure: float = 0.95
     box: np.ndarray = dataclasses.field(default_factory=lambda: np.float32([4, 4, 60, 60]))
     landmarks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((5, 2), np.float32))
     score: float = 0.9
 
     @property
     def mask(self) -> Any:
-        return types.SimpleNamespace(status="mask" if self.masked else "none", score=0.95)
+        return types.SimpleNamespace(status="mask" if self.masked else "none", score=self.sure)
 
     quality = types.SimpleNamespace(score=0.75, reasons=())
     crop = np.zeros((112, 112, 3), np.uint8)
@@ -43,13 +44,13 @@ class _Face:
     def to_dict(self) -> dict[str, Any]:
         return {
             "box": self.box.tolist(),
-            "mask": {"status": self.mask.status, "score": 0.95},
+            "mask": {"status": self.mask.status, "score": self.sure},
             "quality": {"score": 0.75, "reasons": []},
         }
 
 
 class _Pipeline:
-    """A grey picture shows the person of that grey value (in tens); 0 shows nobody; 250 two people; odd tens a mask."""
+    """A grey picture shows the person of that grey value (in tens): 0 nobody, 250 two, 240 with a mask, 230 perhaps."""
 
     def __init__(self, embedder: Any = None) -> None:
         self.embedder = embedder
@@ -60,7 +61,7 @@ class _Pipeline:
             return []
         if level == 25:
             return [_Face(_unit(1)), _Face(_unit(2), box=np.float32([70, 4, 126, 60]))]
-        return [_Face(_unit(level), masked=level == 24)]
+        return [_Face(_unit(level), masked=level == 24, sure=0.4 if level == 23 else 0.95)]
 
 
 def _unit(seed: int) -> np.ndarray:
@@ -209,7 +210,7 @@ def test_a_gallery_named_beside_two_photographs_is_a_mistake(photo, answer):
 
 def test_verifies_pairs_and_claims(photo, answer):
     same = answer("verify", photo(10), photo(10, "copy.png"))
-    assert set(same) == {"same", "score", "threshold", "fmr", "fmr_upper", "extrapolated"}
+    assert set(same) == {"same", "outcome", "reason", "score", "threshold", "fmr", "fmr_upper", "extrapolated"}
     assert same["same"]
     assert same["threshold"] == pytest.approx(0.6)
     assert not answer("verify", photo(10), photo(20), code=1)["same"]
@@ -220,6 +221,17 @@ def test_verifies_pairs_and_claims(photo, answer):
     assert answer("verify", "--person", "Ada", photo(10))["same"]
     assert not answer("verify", "--person", "Ada", photo(20), code=1)["same"]
     answer("verify", "--person", "Bob", photo(20), code=1)
+
+
+def test_verification_says_try_again_where_the_mask_is_not_sure(photo, answer, capsys):
+    unsure = photo(230)
+    answer("enroll", "Ada", unsure, "--allow-masks")
+    for claim in ((unsure, photo(230, "copy.png")), ("--person", "Ada", unsure)):
+        found = answer("verify", *claim, code=1)
+        assert (found["same"], found["outcome"], found["reason"]) == (False, "try-again", "mask-unsure")
+        assert found["score"] == pytest.approx(1.0)
+    assert cli.run(["verify", unsure, unsure]) == 1
+    assert "try again (mask-unsure)" in capsys.readouterr().out
 
 
 def test_a_threshold_or_calibration_can_be_named(photo, answer, tmp_path):
@@ -298,7 +310,8 @@ def test_backs_up_checks_and_restores(photo, answer, tmp_path):
     answer("enroll", "Ada", photo(10))
     answer("gallery", "backup", tmp_path / "backup.db")
     answer("people", "remove", "Ada")
-    assert answer("gallery", "restore", tmp_path / "backup.db")["people"] == 1
+    restored = {"path": str(tmp_path / "gallery.db"), "people": 1, "templates": 1, "encrypted": False, "damaged": None}
+    assert answer("gallery", "restore", tmp_path / "backup.db") == restored
     health = answer("gallery", "check")
     assert (health["healthy"], health["people"], health["encrypted"]) == (True, 1, False)
     head = answer("gallery", "audit")["head"]
@@ -306,6 +319,17 @@ def test_backs_up_checks_and_restores(photo, answer, tmp_path):
     assert not answer("gallery", "check", "--seen", "0" * 63 + "1", code=4)["healthy"]
     (tmp_path / "gallery.db").write_bytes(b"nothing" * 100)
     assert "restore" in answer("gallery", "check", code=4)
+
+
+def test_what_a_restore_sets_aside_is_named(photo, answer, tmp_path):
+    answer("enroll", "Ada", photo(10))
+    answer("gallery", "backup", tmp_path / "backup.db")
+    gallery = tmp_path / "gallery.db"
+    gallery.write_bytes(gallery.read_bytes()[:2_000])
+    assert "restore" in answer("gallery", "check", code=4)
+    damaged = answer("gallery", "restore", tmp_path / "backup.db")["damaged"]
+    assert Path(damaged).stat().st_size == 2_000
+    assert answer("gallery", "check")["healthy"]
 
 
 def test_encrypts_and_rotates(photo, answer, tmp_path, monkeypatch):

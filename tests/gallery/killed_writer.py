@@ -26,7 +26,8 @@ import numpy as np
 
 from facekd.errors import FacekdError
 from facekd.gallery import Gallery, cache, live
-from facekd.gallery.maintenance import backup, check, restore, rotate_key
+from facekd.gallery.copies import backup, restore
+from facekd.gallery.maintenance import check, rotate_key
 
 CONTRACT = "0123456789abcdef"
 DIMENSION = 128

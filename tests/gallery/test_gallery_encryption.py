@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from facekd.errors import GalleryError
+from facekd.errors import ConfigError, GalleryError
 from facekd.gallery import cache
-from facekd.gallery.maintenance import backup, check, is_encrypted, restore, rotate_key
+from facekd.gallery.copies import backup, restore
+from facekd.gallery.maintenance import check, is_encrypted, rotate_key
 from facekd.gallery.policy import EnrolmentPolicy
 from facekd.gallery.records import NewTemplate
 
@@ -216,6 +217,25 @@ def test_an_encrypted_backup_is_restored_with_its_key(open_gallery, vectors, tmp
     assert gallery.people() == []
     restore(tmp_path / "backup.db", tmp_path / "gallery.db", key=_old)
     assert gallery.identify(vectors[2]).person == "Ada"
+
+
+def test_a_plain_backup_does_not_lay_an_encrypted_gallery_open(open_gallery, vectors, tmp_path):
+    gallery, path = open_gallery(), tmp_path / "gallery.db"
+    gallery.enrol("Ada", vectors)
+    backup(gallery, tmp_path / "plain.db")
+    rotate_key(gallery, _old)
+    with pytest.raises(ConfigError, match="rotate-key"):
+        restore(tmp_path / "plain.db", path)
+    assert is_encrypted(path)
+    gallery.close()
+    path.write_bytes(path.read_bytes()[:40_000])  # a damaged one no less
+    with pytest.raises(ConfigError, match="rotate-key"):
+        restore(tmp_path / "plain.db", path)
+    assert not restore(tmp_path / "plain.db", tmp_path / "elsewhere.db").encrypted  # the advice
+    with open_gallery(tmp_path / "elsewhere.db") as elsewhere:
+        rotate_key(elsewhere, _old)
+    assert restore(tmp_path / "elsewhere.db", path, key=_old).encrypted
+    assert open_gallery(key=_old).identify(vectors[0]).person == "Ada"
 
 
 def test_a_rotation_says_when_a_reader_keeps_what_lay_in_the_clear(open_gallery, vectors, tmp_path):

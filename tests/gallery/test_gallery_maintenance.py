@@ -6,7 +6,8 @@ import pytest
 
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery import schema
-from facekd.gallery.maintenance import backup, check, reembed, restore
+from facekd.gallery.copies import backup, restore
+from facekd.gallery.maintenance import check, reembed
 from facekd.gallery.outliers import audit_templates
 from facekd.gallery.policy import EnrolmentPolicy
 
@@ -148,9 +149,12 @@ def test_open_handles_go_on_with_the_restored_state(gallery, open_gallery, unit,
 def test_a_damaged_gallery_is_replaced(gallery, open_gallery, unit, tmp_path):
     backup(gallery, tmp_path / "backup.db")
     gallery.close()
-    (tmp_path / "gallery.db").write_bytes(b"not a database" * 999)
-    restore(tmp_path / "backup.db", tmp_path / "gallery.db")
+    damaged = (tmp_path / "gallery.db").read_bytes()[:2_000]
+    (tmp_path / "gallery.db").write_bytes(damaged)
+    restored = restore(tmp_path / "backup.db", tmp_path / "gallery.db")
     assert open_gallery().identify(unit(1)).person == "Ada"
+    assert restored.damaged.name.startswith("gallery.db.damaged-")
+    assert restored.damaged.read_bytes() == damaged  # somebody may yet save people from it
     restore(tmp_path / "backup.db", tmp_path / "elsewhere.db")
     assert open_gallery(tmp_path / "elsewhere.db").identify(unit(1)).person == "Ada"
 
@@ -165,6 +169,21 @@ def test_what_cannot_be_opened_now_is_not_replaced(gallery, tmp_path):
         restore(tmp_path / "backup.db", tmp_path / "other.db")
     assert (tmp_path / "other.db").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if ".part" in path.name] == []
+
+
+@pytest.mark.parametrize("content", [b"shopping: milk, bread\n", b"\xff\xd8\xff\xe0 a photograph" * 99])
+def test_what_never_was_a_gallery_is_not_replaced(gallery, tmp_path, content):
+    backup(gallery, tmp_path / "backup.db")
+    mistyped = tmp_path / "notes.txt"
+    mistyped.write_bytes(content)
+    with pytest.raises(GalleryError, match="check the path"):
+        restore(tmp_path / "backup.db", mistyped)
+    assert mistyped.read_bytes() == content
+    with pytest.raises(ConfigError, match="not a file"):
+        restore(tmp_path / "backup.db", tmp_path)
+    mistyped.write_bytes(b"")  # as `touch` makes it
+    assert restore(tmp_path / "backup.db", mistyped).damaged is None
+    assert check(gallery).problems == ()
 
 
 def test_a_damaged_backup_replaces_nothing(gallery, unit, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from facekd.gallery import NewTemplate, cache
-from facekd.gallery.maintenance import backup, check, restore, rotate_key
+from facekd.gallery.copies import backup, restore
+from facekd.gallery.maintenance import check, rotate_key
 from facekd.gallery.quantised import QuantisedIndex
 from facekd.gallery.store import Store
 

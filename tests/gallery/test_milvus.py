@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from facekd.errors import ConfigError, EnrolmentRefused, GalleryError
-from facekd.gallery import EnrolmentPolicy, Gallery, UnknownPerson, maintenance
+from facekd.gallery import EnrolmentPolicy, Gallery, UnknownPerson, copies, maintenance
 from facekd.gallery.records import NewTemplate
 
 pytest.importorskip("pymilvus", reason='needs pymilvus: pip install "facekd[milvus]"')
@@ -147,7 +147,7 @@ def test_what_it_cannot_promise_is_refused(in_milvus, location, unit, make_face,
     with pytest.raises(ConfigError, match="keeps no crops"):
         gallery.enrol("Grace", [make_face(unit(2))], policy=EnrolmentPolicy(keep_crops=True))
     for refused in (
-        lambda: maintenance.backup(gallery, tmp_path / "copy"),
+        lambda: copies.backup(gallery, tmp_path / "copy"),
         lambda: maintenance.rotate_key(gallery, lambda: b"k" * 32),
         lambda: maintenance.reembed(gallery, lambda crops: crops, contract="b", dimension=4),
         lambda: gallery.file_store("the audit log"),

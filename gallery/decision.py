@@ -17,6 +17,7 @@ from facekd.errors import ConfigError
 from facekd.gallery.calibration import Calibration
 
 Outcome = Literal["match", "nobody", "try-again"]
+VerificationOutcome = Literal["same", "different", "try-again"]
 
 ACCESS_FPIR = 0.001
 """The default of ``--fpir``: one stranger in a thousand attempts."""
@@ -89,9 +90,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The answer to "are these the same person?"; attributes as in :class:`Decision`, rates for one claim."""
+    """The answer to "are these the same person?"; attributes as in :class:`Decision`, rates for one claim.
+
+    Attributes:
+        same: True only when ``outcome`` is ``same``.
+        outcome: ``same``, ``different``, or ``try-again``: not to be granted, ask for another photograph.
+        reason: why to try again, ``mask-unsure``; None otherwise.
+    """
 
     same: bool
+    outcome: VerificationOutcome
+    reason: str | None
     score: float
     threshold: float
     fmr: float | None
@@ -166,6 +175,7 @@ def compare(
     fmr: float = VERIFY_FMR,
     threshold: float | None = None,
     masked: bool = False,
+    mask_score: float | None = None,
 ) -> Verification:
     """Check whether two faces are the same person's.
 
@@ -176,10 +186,36 @@ def compare(
         fmr: how many pairs of different people in one may pass.
         threshold: a cosine set by hand instead.
         masked: one of the faces wears a mask.
+        mask_score: how sure the mask head is of its answers, 0..1, of the two the less sure; None where it was not
+            asked.
     """
     score = min(1.0, float(one @ other))
-    limit = limit_for(calibration, fmr, 1, threshold, masked=masked)
-    return Verification(score >= limit.threshold, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
+    return check_claim(score, limit_for(calibration, fmr, 1, threshold, masked=masked), mask_score=mask_score)
+
+
+def check_claim(score: float, limit: Limit, *, mask_score: float | None = None) -> Verification:
+    """Answer from the score of two faces, or of a face and a person.
+
+    Args:
+        score: the cosine, at most 1.
+        limit: the threshold and its error.
+        mask_score: how sure the mask head is, 0..1; None where it was not asked. As at identification, a face of which
+            it is not sure is never granted: no calibration has such faces.
+    """
+    outcome: VerificationOutcome = "same" if score >= limit.threshold else "different"
+    reason = None
+    if outcome == "same" and mask_score is not None and mask_score < SURE_OF_MASK:
+        outcome, reason = "try-again", "mask-unsure"
+    return Verification(
+        same=outcome == "same",
+        outcome=outcome,
+        reason=reason,
+        score=score,
+        threshold=limit.threshold,
+        fmr=limit.error,
+        fmr_upper=limit.upper,
+        extrapolated=limit.extrapolated,
+    )
 
 
 def decide(

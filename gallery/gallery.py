@@ -16,7 +16,16 @@ from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
 from facekd.gallery.backend import PeopleIndex, TemplateStore
 from facekd.gallery.calibration import Calibration, shipped_calibration
-from facekd.gallery.decision import ACCESS_FPIR, VERIFY_FMR, Candidate, Decision, Verification, decide, limit_for
+from facekd.gallery.decision import (
+    ACCESS_FPIR,
+    VERIFY_FMR,
+    Candidate,
+    Decision,
+    Verification,
+    check_claim,
+    decide,
+    limit_for,
+)
 from facekd.gallery.fusion import without
 from facekd.gallery.location import parse_location
 from facekd.gallery.opening import open_backend
@@ -361,15 +370,14 @@ class Gallery:
             count = len(self._live) + self._store.count_further_photographs()
         decisions = []
         for probe, people in zip(probes, candidates, strict=True):
-            mask = None if isinstance(probe, np.ndarray) else probe.mask
             limit = limit_for(self._calibration, fpir, count, threshold, masked=_is_masked(probe))
-            decisions.append(decide(people, limit, mask_score=None if mask is None else mask.score))
+            decisions.append(decide(people, limit, mask_score=_mask_score(probe)))
         return decisions
 
     def verify(
         self, person: str, probe: Probe, *, fmr: float = VERIFY_FMR, threshold: float | None = None
     ) -> Verification:
-        """Check whether a face is the one that it is claimed to be.
+        """Check whether a face is the one that it is claimed to be: same, different, or "try again".
 
         Args:
             person: the claimed name.
@@ -387,8 +395,7 @@ class Gallery:
         score = min(1.0, best)  # float32 sums of equal vectors may pass 1
         count = sum(template.photographs for template in own)
         limit = limit_for(self._calibration, fmr, count, threshold, masked=_is_masked(probe))
-        same = score >= limit.threshold
-        return Verification(same, score, limit.threshold, limit.error, limit.upper, limit.extrapolated)
+        return check_claim(score, limit, mask_score=_mask_score(probe))
 
     def nearest_people(self, embeddings: Templates, count: int = 2) -> list[list[Candidate]]:
         """The most similar people of each embedding (N, D), at least ``count`` where there are as many."""
@@ -418,3 +425,7 @@ class Gallery:
 
 def _is_masked(probe: Probe) -> bool:
     return not isinstance(probe, np.ndarray) and is_masked(probe.mask.status)
+
+
+def _mask_score(probe: Probe) -> float | None:
+    return None if isinstance(probe, np.ndarray) else probe.mask.score

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Examples: `facekd verify passport.jpg selfie.jpg` · `facekd verify --person Ada door.jpg --fmr 0.001`. "
-    "Exit code 1: not the same person."
+    "Exit code 1: not the same person, or to be tried again."
 )
 
 
@@ -85,7 +85,15 @@ def _pair(
     pipeline = FacePipeline()
     one, other = (_face(pipeline, photograph, face) for photograph in photographs)
     masked = any(is_masked(face.mask.status) for face in (one, other))
-    return compare(one.embedding, other.embedding, known, fmr=fmr, threshold=threshold, masked=masked)
+    return compare(
+        one.embedding,
+        other.embedding,
+        known,
+        fmr=fmr,
+        threshold=threshold,
+        masked=masked,
+        mask_score=min(one.mask.score, other.mask.score),
+    )
 
 
 def _face(pipeline: FacePipeline, photograph: Path, face: str | None) -> Face:
@@ -98,7 +106,9 @@ def _face(pipeline: FacePipeline, photograph: Path, face: str | None) -> Face:
 
 
 def _words(answer: Verification) -> str:
-    verdict = "the same person" if answer.same else "not the same person"
+    verdict = {"same": "the same person", "different": "not the same person"}.get(
+        answer.outcome, f"try again ({answer.reason})"
+    )
     error = "" if answer.fmr is None else f"; different people pass with {answer.fmr:.2g}"
     upper = "" if answer.fmr_upper is None else f", at most {answer.fmr_upper:.2g}"
     mark = " (extrapolated)" if answer.extrapolated and answer.fmr is not None else ""

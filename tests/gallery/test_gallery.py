@@ -79,6 +79,22 @@ def test_verifies_a_claim(open_gallery, unit):
     assert caught.value.exit_code == 1
 
 
+def test_a_claim_is_not_granted_to_a_face_of_which_the_mask_head_is_unsure(open_gallery, unit, make_face, make_mask):
+    gallery = open_gallery()
+    gallery.enrol("Ada", [unit(1)])
+    for status, score, outcome in (
+        ("none", 0.36, "try-again"),
+        ("mask", 0.59, "try-again"),
+        ("none", 0.6, "same"),
+        ("mask", 0.9, "same"),
+    ):
+        answer = gallery.verify("Ada", make_face(unit(1), mask=make_mask(status, score)))
+        assert (answer.outcome, answer.same) == (outcome, outcome == "same")
+        assert answer.reason == ("mask-unsure" if outcome == "try-again" else None)
+    stranger = gallery.verify("Ada", make_face(unit(2), mask=make_mask("none", 0.36)))
+    assert (stranger.outcome, stranger.reason) == ("different", None)
+
+
 def test_renames_and_removes(open_gallery, unit):
     gallery = open_gallery()
     gallery.enrol("Ada", [unit(1)])

@@ -70,3 +70,19 @@ def test_compares_two_faces(calibration, unit):
     assert not answer.same
     assert answer.fmr == pytest.approx(1e-4)
     assert compare(one, one, calibration).score <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("mask_score", "cosine", "outcome", "reason"),
+    [
+        (None, 0.61, "same", None),
+        (0.6, 0.61, "same", None),
+        (0.59, 0.61, "try-again", "mask-unsure"),
+        (0.59, 0.59, "different", None),  # another photograph would not help
+    ],
+)
+def test_a_pair_of_which_the_mask_head_is_unsure_is_not_granted(calibration, unit, mask_score, cosine, outcome, reason):
+    one = unit(1)
+    answer = compare(one, unit(2, near=one, cosine=cosine), calibration, fmr=1e-4, mask_score=mask_score)
+    assert (answer.outcome, answer.reason, answer.same) == (outcome, reason, outcome == "same")
+    assert answer.to_dict() | {"outcome": outcome, "reason": reason} == answer.to_dict()

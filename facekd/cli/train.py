@@ -56,6 +56,7 @@ def train(
     """
     with Output(json=json, threads=threads) as output:
         from facekd.engine.loop import fit  # torch: only when something is trained
+        from facekd.engine.run_folder import check_folder, recipe_changes
         from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value
         from facekd.zoo import ModelCard
         from facekd.zoo.writing import write_record
@@ -74,19 +75,22 @@ def train(
         stage = importlib.import_module(stage_of(table, path))
         checked = parse_recipe(stage.Recipe, table, path)
         folder = run or Path("runs") / path.stem
+        check_folder(folder, checked.training, resume=resume)
+        for change in recipe_changes(folder, checked) if resume else ():
+            output.warn(change)
         output.say(f"{path.stem}: reading the data")
         task = stage.build_task(checked)
 
         def write_its_record(weights: Path) -> None:
             card = ModelCard(
                 recipe=path.stem,
-                data=", ".join(str(folder) for folder in data or ()),
+                data=", ".join(str(folder) for folder in checked.data.folders),
                 date=date.today().isoformat(),
                 parameters=sum(p.numel() for p in task.student.parameters()),
             )
             write_record(weights, table["kind"], checked.preprocessing, card)
 
-        outcome = fit(task, checked.training, folder, resume=resume, on_best=write_its_record)
+        outcome = fit(task, checked.training, folder, resume=resume, on_best=write_its_record, recipe=checked)
         if hasattr(stage, "closing_remark") and (remark := stage.closing_remark(checked, outcome.step)):
             output.say(remark)
         output.result(

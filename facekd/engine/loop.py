@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor, distributed, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -20,14 +21,14 @@ from torch.optim import SGD, AdamW, Optimizer
 from facekd.engine.averaging import AveragedWeights
 from facekd.engine.journal import Journal, peak_memory_mib
 from facekd.engine.muon import Muon, hidden_matrices
-from facekd.engine.ranks import agreed, rank_and_ranks, refuse_ranks_apart
+from facekd.engine.ranks import agreed, rank_and_ranks, refuse_ranks_apart, refuse_undivided_batches
+from facekd.engine.run_folder import CHECKPOINT, refuse_to_overwrite, write_recipe
 from facekd.engine.run_state import RunState
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.stop_requests import StopRequests, leave
 from facekd.engine.task import Task
 from facekd.errors import ConfigError, FacekdError
 
-CHECKPOINT = "checkpoint.pt"
 BEST = "best.onnx"
 LINE_SECONDS = 20.0  # between two lines of a log
 
@@ -106,6 +107,7 @@ def fit(
     console: Console | None = None,
     stop_after: int | None = None,
     on_best: Callable[[Path], None] | None = None,
+    recipe: BaseModel | None = None,
 ) -> Outcome:
     """Train a task and leave its best weights as ``folder/best.onnx``.
 
@@ -116,10 +118,12 @@ def fit(
         task: what to train.
         settings: how.
         folder: receives ``checkpoint.pt``, ``best.onnx``, ``history.csv``, ``curves.png`` and TensorBoard events.
-        resume: go on from ``folder/checkpoint.pt``; starts anew, and says so, when there is none.
+        resume: go on from ``folder/checkpoint.pt``; starts anew, and says so, when there is none (the command refuses
+            that, see ``facekd.engine.run_folder``).
         console: where progress goes; standard error by default.
         stop_after: leave after this step with a checkpoint, as a kill would (for tests and time-boxed sessions).
         on_best: called with the path of each newly exported best model.
+        recipe: all that was asked for; ``folder/recipe.json`` then says so, and from which step on.
 
     Returns:
         How the run ended.
@@ -127,15 +131,19 @@ def fit(
     Raises:
         TrainingDiverged: the loss or its gradient became infinite or NaN; no weight was moved by it.
         ConfigError: ``folder`` holds a run already and ``resume`` was not asked for, the checkpoint is of a run with
-            other settings, data or ranks, or a validation gave no score; the checkpoint is then of that step.
+            other settings, data or ranks, a validation gave no score (the checkpoint is then of that step), or there
+            are several ranks and the task does not divide its batches.
         ModelError: the checkpoint is damaged.
         KeyboardInterrupt, SystemExit: the process was asked to stop; the latter's code is 128 + the signal's number.
     """
     console = console or Console(stderr=True)
     checkpoint = folder / CHECKPOINT
-    resume = resume and checkpoint.is_file()
-    if checkpoint.is_file() and not resume:
-        raise ConfigError(f"{folder} holds a run already: pass --resume to go on with it, or name another folder")
+    refuse_undivided_batches(task)
+    if not resume:
+        refuse_to_overwrite(folder)
+    elif not checkpoint.is_file():
+        console.print(f"{folder} holds no checkpoint: starting anew", highlight=False, markup=False, soft_wrap=True)
+        resume = False
     folder.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -151,6 +159,8 @@ def fit(
     if resume:
         state.restore(fabric, checkpoint, task, plain_optimizer, averaged)
     refuse_ranks_apart(state.step, fabric.device)
+    if recipe is not None:
+        write_recipe(folder, recipe, state.step)
     journal = Journal(folder, console, resumed_at=state.step if resume else None)
     lines = _Lines(journal, settings)
     losses: list[float] = []
@@ -238,8 +248,11 @@ def _step(
             sums[name] = sums.get(name, 0.0) + float(term.detach()) / settings.accumulate
     loss, norm = sum(sums.values()), clip_gradients(task.module, settings.clip_norm or math.inf)
     if not (math.isfinite(loss) and math.isfinite(norm)):
+        broken = [name for name, value in sums.items() if not math.isfinite(value)]
+        blame = f"not finite: {', '.join(broken)}" if broken else "each of its terms is finite"
         raise TrainingDiverged(
-            f"The loss is {loss} and the norm of its gradient {norm} at step {step + 1}: lower training.learning_rate"
+            f"The loss is {loss} and the norm of its gradient {norm} at step {step + 1} ({blame}): lower "
+            "training.learning_rate; in the first steps, look for NaN in the data or in the answers of a term's teacher"
         )
     optimizer.step()
     optimizer.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import distributed
 
+from facekd.engine.task import DividesBatches, Task
 from facekd.errors import ConfigError
 
 
@@ -13,6 +14,20 @@ def rank_and_ranks() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def refuse_undivided_batches(task: Task) -> None:
+    """Ranks of a task that does not divide its batches would all train the same network on the same pictures.
+
+    Raises:
+        ConfigError: there are several, and it does not.
+    """
+    ranks = rank_and_ranks()[1]
+    if ranks > 1 and not (isinstance(task, DividesBatches) and task.divides_batches):
+        raise ConfigError(
+            f"{type(task).__name__} does not divide its batches over ranks: all {ranks} would train the same network. "
+            "Start one process; several are for the embedder"
+        )
 
 
 def refuse_ranks_apart(step: int, device: torch.device) -> None:

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch.optim import Optimizer
 
@@ -16,6 +17,7 @@ from facekd.engine.settings import TrainingSettings
 from facekd.engine.task import KnowsItsData, Task
 from facekd.errors import ConfigError, ModelError
 
+_UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 UNCHANGED = ("seed", "accumulate", "optimizer")  # without these a resumed run would not be the one that was interrupted
 
 
@@ -52,6 +54,18 @@ class RunState:
         )
         partial.replace(path)
 
+    def check(self, path: Path) -> None:
+        """Refuse a checkpoint that is damaged or of a run with other settings; of its weights nothing is read.
+
+        Raises:
+            ModelError, ConfigError: as ``restore`` does, which compares network and data, too.
+        """
+        try:
+            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+        self._refuse_other(saved, path)
+
     def restore(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
         """Take up a checkpoint.
 
@@ -62,8 +76,8 @@ class RunState:
         """
         try:
             saved = fabric.load(path)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise ModelError(f"cannot read {path}: {error}; remove it, or give another --run, to start anew") from error
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
         self._refuse_other(saved, path)
         _refuse_other_data(saved, _data(task), path)
         try:
@@ -89,6 +103,10 @@ class RunState:
                     f"{path} is of a run with {name} = {found[name]!r}, not {now!r}: resume with what it began with, "
                     "or give another --run to start anew"
                 )
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"cannot read {path}: {error}; remove it, or give another --run, to start anew")
 
 
 def _data(task: Task) -> dict[str, str]:

@@ -22,6 +22,8 @@ from facekd.engine.settings import TrainingSettings
 class SumTask:
     """Ranks wait for each other at every step, as with averaged gradients."""
 
+    divides_batches = True
+
     def __init__(self, signal_at: int = -1) -> None:
         torch.manual_seed(0)
         self.student: nn.Module = nn.Linear(1, 1)

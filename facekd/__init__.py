@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facekd.detection.detector import Detection, Detector
+    from facekd.detection.tracking import FaceTracker
     from facekd.errors import (
         ConfigError,
         DataError,
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
         ImageError,
         ModelError,
     )
-    from facekd.gallery.decision import Decision
+    from facekd.gallery.calibration import Calibration
+    from facekd.gallery.decision import Decision, Verification
+    from facekd.gallery.door import Door, DoorPolicy, Sighting
     from facekd.gallery.gallery import Gallery
+    from facekd.gallery.policy import EnrolmentPolicy
+    from facekd.gallery.records import UnknownPerson
     from facekd.images import ImageLimits, list_images, load_image, save_image
     from facekd.pipeline import Face, FacePipeline
     from facekd.recognition.align import align_face
@@ -33,17 +38,23 @@ if TYPE_CHECKING:
     from facekd.recognition.mask import MaskHead, MaskResult
     from facekd.recognition.quality import Quality, face_quality
     from facekd.runtime import set_default_threads
+    from facekd.video import Video
 
 __all__ = [
+    "Calibration",
     "ConfigError",
     "DataError",
     "Decision",
     "Detection",
     "Detector",
+    "Door",
+    "DoorPolicy",
     "Embedder",
+    "EnrolmentPolicy",
     "EnrolmentRefused",
     "Face",
     "FacePipeline",
+    "FaceTracker",
     "FacekdError",
     "Gallery",
     "GalleryError",
@@ -53,6 +64,10 @@ __all__ = [
     "MaskResult",
     "ModelError",
     "Quality",
+    "Sighting",
+    "UnknownPerson",
+    "Verification",
+    "Video",
     "align_face",
     "face_quality",
     "list_images",
@@ -63,6 +78,7 @@ __all__ = [
 
 _HOMES = {
     "facekd.detection.detector": ("Detection", "Detector"),
+    "facekd.detection.tracking": ("FaceTracker",),
     "facekd.errors": (
         "ConfigError",
         "DataError",
@@ -72,8 +88,12 @@ _HOMES = {
         "ImageError",
         "ModelError",
     ),
-    "facekd.gallery.decision": ("Decision",),
+    "facekd.gallery.calibration": ("Calibration",),
+    "facekd.gallery.decision": ("Decision", "Verification"),
+    "facekd.gallery.door": ("Door", "DoorPolicy", "Sighting"),
     "facekd.gallery.gallery": ("Gallery",),
+    "facekd.gallery.policy": ("EnrolmentPolicy",),
+    "facekd.gallery.records": ("UnknownPerson",),
     "facekd.images": ("ImageLimits", "list_images", "load_image", "save_image"),
     "facekd.pipeline": ("Face", "FacePipeline"),
     "facekd.recognition.align": ("align_face",),
@@ -81,6 +101,7 @@ _HOMES = {
     "facekd.recognition.mask": ("MaskHead", "MaskResult"),
     "facekd.recognition.quality": ("Quality", "face_quality"),
     "facekd.runtime": ("set_default_threads",),
+    "facekd.video": ("Video",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,10 +1,12 @@
 """Temporal decisions for a door: who is let in, from many frames instead of one.
 
 One frame in a thousand may name a stranger; a camera gives thousands in a few minutes. So a grant needs several frames
-of one face that agree, a face gets a limited time to be recognised, failures are throttled, and a grant is followed by
-a pause. Faces are followed from frame to frame by the overlap of their boxes.
+of one face that agree over some time, a face gets a limited time to be recognised, failures are throttled, and a grant
+is followed by a pause. Faces are followed from frame to frame by the overlap of their boxes.
 
-What this is not: proof that a living person stands there. A photograph held still agrees with itself in every frame.
+What this is not: a smaller error rate, since frames of one face are no independent pictures, and who is taken for
+somebody in one of them is likely to be in the next. Nor is it proof that a living person stands there: a photograph
+held still agrees with itself in every frame.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ class DoorPolicy:
         agreeing_frames: frames that must name the same person, with no frame between them that names somebody else or
             nobody. Frames to try again neither count nor disturb.
         agree_within_s: the agreeing frames lie no further apart than this, first to last.
+        agree_over_s: and no closer together, however fast the frames come: three of thirty a second are one picture.
         attempt_s: how long one face may try; then the attempt has failed.
-        lost_after_s: a face not seen for so long has left; coming back is a new attempt.
+        lost_after_s: a face not seen for so long, and in two frames at least, has left; coming back is a new attempt.
+            So has a face of which no frame tells for ``attempt_s``.
         cool_down_s: after a grant nobody is granted for so long, since the door is open.
         failures: so many failed attempts within ``failure_window_s`` lock the door for ``lock_s``.
         failure_window_s: see ``failures``.
@@ -42,7 +46,8 @@ class DoorPolicy:
     """
 
     agreeing_frames: int = 3
-    agree_within_s: float = 2.0
+    agree_within_s: float = 4.0
+    agree_over_s: float = 0.5
     attempt_s: float = 8.0
     lost_after_s: float = 1.0
     cool_down_s: float = 5.0
@@ -55,10 +60,15 @@ class DoorPolicy:
         for name in ("agreeing_frames", "failures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of a door must be at least 1, got {getattr(self, name)}")
-        times = ("agree_within_s", "attempt_s", "lost_after_s", "cool_down_s", "failure_window_s", "lock_s")
-        for name in times:
+        times = ("agree_within_s", "agree_over_s", "attempt_s", "lost_after_s", "cool_down_s", "failure_window_s")
+        for name in (*times, "lock_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} of a door must be 0 or more seconds, got {getattr(self, name)}")
+        if self.agree_over_s > self.agree_within_s:
+            raise ConfigError(
+                f"frames cannot agree over {self.agree_over_s} s within {self.agree_within_s} s: "
+                "make agree_over_s the smaller one"
+            )
         if not 0 < self.same_face_iou < 1:
             raise ConfigError(f"same_face_iou must lie between 0 and 1, got {self.same_face_iou}")
 
@@ -76,8 +86,8 @@ class DoorEvent:
     """Something to act on or to log.
 
     Attributes:
-        kind: ``granted``: open the door for ``person``. ``failed``: a face ran out of time, or left, unrecognised.
-            ``locked``: too many failures.
+        kind: ``granted``: open the door for ``person``. ``failed``: a face ran out of time without a grant, or left as
+            nobody who is enrolled. ``locked``: too many failures.
         at: the frame's time, seconds.
         face: number of the face, rising from 1.
         person: who is let in; None unless granted.
@@ -95,11 +105,14 @@ class _Face:
     box: npt.NDArray[np.float32]
     since: float
     last_seen: float
+    unseen: int = 0
+    """Frames in a row without it."""
     answered: bool = False
-    """At least one frame named somebody or nobody: leaving now is a failure, not a passer-by."""
+    """At least one frame named somebody or nobody: who leaves as nobody has failed, and is no passer-by."""
     done: bool = False
     """Granted or failed; the face must leave before it may try again."""
     person: str | None = None
+    """Whom the last frame that answered named."""
     agreeing: deque[float] = field(default_factory=deque)
 
 
@@ -142,17 +155,28 @@ class Door:
             raise ConfigError(f"a door's time must not go back, from {self._now} to {now}: use time.monotonic()")
         self._now = now
         events = self._leave(now)
-        for face, sighting in self._follow(now, sightings):
+        pairs = self._follow(now, sightings)
+        events += self._leave(now)
+        for face, sighting in pairs:
             events += self._judge(face, sighting.decision, now)
         return events
 
     def _leave(self, now: float) -> list[DoorEvent]:
-        gone = [face for face in self._faces if now - face.last_seen > self.policy.lost_after_s]
-        self._faces = [face for face in self._faces if now - face.last_seen <= self.policy.lost_after_s]
-        return [event for face in gone if face.answered and not face.done for event in self._fail(face, now)]
+        gone = [face for face in self._faces if self._has_left(face, now)]
+        self._faces = [face for face in self._faces if not self._has_left(face, now)]
+        failed = [face for face in gone if face.answered and face.person is None and not face.done]
+        return [event for face in failed for event in self._fail(face, now)]
+
+    def _has_left(self, face: _Face, now: float) -> bool:
+        away = now - face.last_seen
+        # Time alone would only measure how fast this machine is.
+        looked = face.unseen >= 2 or away > self.policy.attempt_s
+        return looked and away > self.policy.lost_after_s
 
     def _follow(self, now: float, sightings: Sequence[Sighting]) -> list[tuple[_Face, Sighting]]:
         """Give every sighting its face: the best overlaps first, what overlaps nothing is a new face."""
+        for face in self._faces:
+            face.unseen += 1
         free = list(self._faces)
         pairs: list[tuple[_Face, Sighting]] = []
         waiting = list(sightings)
@@ -171,7 +195,7 @@ class Door:
             self._faces.append(face)
             pairs.append((face, sighting))
         for face, sighting in pairs:
-            face.box, face.last_seen = sighting.box, now
+            face.box, face.last_seen, face.unseen = sighting.box, now, 0
         return pairs
 
     def _judge(self, face: _Face, decision: Decision, now: float) -> list[DoorEvent]:
@@ -188,7 +212,8 @@ class Door:
                 face.agreeing.append(now)
         while face.agreeing and now - face.agreeing[0] > self.policy.agree_within_s:
             face.agreeing.popleft()
-        if decision.outcome == "match" and len(face.agreeing) >= self.policy.agreeing_frames:
+        agreed = len(face.agreeing) >= self.policy.agreeing_frames
+        if decision.outcome == "match" and agreed and now - face.agreeing[0] >= self.policy.agree_over_s:
             face.done = True
             self._granted_until = now + self.policy.cool_down_s
             return [DoorEvent("granted", now, face.number, face.person)]

@@ -20,9 +20,14 @@ def _seen(answer, left=0.0):
     return Sighting(np.array([left, 0, left + 100, 100], np.float32), _decision(answer))
 
 
+def _door(**rules):
+    """A door that asks for agreeing frames, however short the time between them."""
+    return Door(DoorPolicy(agree_over_s=0.0, **rules))
+
+
 def _play(answers, door=None, step=0.1, start=0.0):
     """One face, one answer a frame; '-' is a frame without a face."""
-    door = door or Door()
+    door = door or _door()
     events = []
     for number, answer in enumerate(answers):
         events += door.see(start + step * number, [] if answer == "-" else [_seen(answer)])
@@ -53,7 +58,27 @@ def test_only_frames_that_agree_count(answers, granted):
 
 def test_frames_must_agree_in_time():
     assert _play(["Ada"] * 3, step=0.9) == [("granted", "Ada")]
-    assert _play(["Ada"] * 3, step=1.01, door=Door(DoorPolicy(lost_after_s=5))) == []
+    assert _play(["Ada"] * 3, step=2.01) == []
+
+
+@pytest.mark.parametrize("step", [1 / 128, 1 / 32, 0.125, 0.5, 1.125, 1.5])
+def test_a_door_asks_for_the_same_however_fast_the_machine_is(step):
+    door = Door()
+    events = [event for number in range(200) for event in door.see(step * number, [_seen("Ada")])]
+    (granted,) = events
+    assert granted.kind == "granted"
+    assert granted.at == max(0.5, 2 * step)
+
+
+def test_who_is_gone_for_one_slow_frame_has_not_left():
+    assert _play([None, "-", None, "-", None], step=1.5) == []
+    assert _play([None, "-", "-"], step=1.5) == [("failed", None)]
+
+
+def test_who_comes_after_a_silence_is_somebody_else():
+    door = _door()  # of a caller who hands over frames with faces alone
+    assert _play(["Ada"] * 3, door) == [("granted", "Ada")]
+    assert _play(["Grace"] * 3, door, start=60.0) == [("granted", "Grace")]
 
 
 def test_frames_of_two_faces_do_not_add_up():
@@ -63,7 +88,7 @@ def test_frames_of_two_faces_do_not_add_up():
 
 
 def test_two_faces_are_told_apart_and_the_first_to_agree_enters():
-    door = Door()
+    door = _door()
     events = []
     for number in range(4):
         events += door.see(
@@ -73,7 +98,9 @@ def test_two_faces_are_told_apart_and_the_first_to_agree_enters():
 
 
 def test_a_face_that_leaves_begins_anew():
-    assert _play(["Ada", "Ada"] + ["-"] * 12 + ["Ada"]) == [("failed", None)]
+    assert _play(["Ada", "Ada"] + ["-"] * 12 + ["Ada"]) == []  # who was named and goes has not failed
+    assert _play(["Ada", None] + ["-"] * 12 + ["Ada"]) == [("failed", None)]
+    assert _play([None, "Ada"] + ["-"] * 12 + ["Ada"]) == []
     assert _play(["Ada", "Ada"] + ["-"] * 5 + ["Ada"]) == [("granted", "Ada")]  # a blink is no departure
     assert _play([AGAIN, AGAIN] + ["-"] * 12) == []  # nobody was judged: a passer-by
 
@@ -85,7 +112,7 @@ def test_an_attempt_ends():
 
 
 def test_after_a_grant_nobody_enters_for_a_while():
-    door = Door(DoorPolicy(cool_down_s=2.0))
+    door = _door(cool_down_s=2.0)
     _play(["Ada"] * 3, door)
     assert _play(["-"] * 12, door, start=0.3) == []
     assert _play(["Grace"] * 7, door, start=1.5) == []  # until 2.1; granted was at 0.2
@@ -93,7 +120,7 @@ def test_after_a_grant_nobody_enters_for_a_while():
 
 
 def test_failures_lock_the_door():
-    door = Door(DoorPolicy(failures=3, lock_s=10.0))
+    door = _door(failures=3, lock_s=10.0)
     visit = [None] + ["-"] * 12
     assert _play(visit * 3, door) == [("failed", None)] * 3 + [("locked", None)]
     assert _play(["Ada"] * 20, door, start=4.0) == []
@@ -101,14 +128,15 @@ def test_failures_lock_the_door():
 
 
 def test_faces_that_leave_during_a_lock_do_not_count():
-    door = Door(DoorPolicy(failures=2, lock_s=10.0))
+    door = _door(failures=2, lock_s=10.0)
     door.see(0.0, [_seen(None, left=1000.0 * place) for place in range(6)])
+    door.see(0.5, [])
     assert [event.kind for event in door.see(2.0, [])] == ["failed", "failed", "locked"]
     assert _play([None] + ["-"] * 12, door, start=13.0) == [("failed", None)]  # the first one since
 
 
 def test_old_failures_are_forgotten():
-    door = Door(DoorPolicy(failures=3, failure_window_s=5.0))
+    door = _door(failures=3, failure_window_s=5.0)
     events = []
     for visit in range(6):
         events += _play([None] + ["-"] * 12, door, start=10.0 * visit)
@@ -123,7 +151,10 @@ def test_time_runs_forwards():
             door.see(wrong, [])
 
 
-@pytest.mark.parametrize("wrong", [{"agreeing_frames": 0}, {"failures": 0}, {"lock_s": -1.0}, {"same_face_iou": 1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"agreeing_frames": 0}, {"failures": 0}, {"lock_s": -1.0}, {"same_face_iou": 1.0}, {"agree_over_s": 4.5}],
+)
 def test_rules_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError):
         DoorPolicy(**wrong)
@@ -150,6 +181,8 @@ def test_a_grant_always_has_its_frames(answers, frames):
                 named = [(at, said) for at, said in history if said not in (AGAIN, "-")][-frames:]
                 assert [said for _, said in named] == [event.person] * frames
                 assert now - named[0][0] <= policy.agree_within_s
+                agreeing = [at for at, said in history if said == event.person and now - at <= policy.agree_within_s]
+                assert now - agreeing[0] >= policy.agree_over_s
                 assert answer == event.person
                 assert all(now >= at + policy.cool_down_s for at in grants)
                 assert all(now >= at + policy.lock_s for at in locks)

@@ -109,4 +109,5 @@ class ExportedRetinaFace(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures (N, 3, H, W) to scores (N, A) in 0..1, box codes (N, A, 4) and landmark codes (N, A, 10)."""
         predictions = self.network(pictures)
-        return predictions.logits.sigmoid(), predictions.boxes, predictions.landmarks
+        # In float32, whatever the arithmetic: in bf16 every probability above 0.998 would become 1.
+        return predictions.logits.float().sigmoid(), predictions.boxes, predictions.landmarks

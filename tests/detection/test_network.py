@@ -16,8 +16,9 @@ from torch import nn  # noqa: E402
 from facekd.detection.anchors import STRIDES, anchors  # noqa: E402
 from facekd.detection.network import ExportedRetinaFace, NetworkSettings, RetinaFace  # noqa: E402
 from facekd.detection.network.neck import ContextModule, FeaturePyramid  # noqa: E402
-from facekd.detection.network.retinaface import CODES  # noqa: E402
+from facekd.detection.network.retinaface import CODES, Predictions  # noqa: E402
 from facekd.detection.train import export_detector  # noqa: E402
+from facekd.distill.detection import sigmoid_kl  # noqa: E402
 from facekd.engine.export import load_onnx_weights  # noqa: E402
 from facekd.engine.settings import find_recipe, read_toml  # noqa: E402
 
@@ -173,3 +174,19 @@ def test_the_context_module_sees_seven_cells() -> None:
     assert reached == [9] * 4 + [25] * 2 + [49] * 2
     with pytest.raises(ValueError, match="10"):
         ContextModule(10)
+
+
+def test_a_teacher_that_is_sure_stays_no_surer_than_it_is_under_autocast() -> None:
+    """Rounded to bf16, probabilities above 0.998 would be 1, and a student that agrees would be far from them."""
+
+    class Sure(nn.Module):
+        def forward(self, pictures: torch.Tensor) -> Predictions:
+            logits = torch.linspace(5.0, 9.0, 16, dtype=torch.bfloat16).expand(len(pictures), -1)
+            return Predictions(logits, logits, logits)
+
+    network, pictures = Sure(), torch.zeros(2, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        probabilities = ExportedRetinaFace(network)(pictures)[0]
+        apart = sigmoid_kl(network(pictures).logits, probabilities, temperature=4.0)
+    assert probabilities.max() < 1
+    assert apart.max() < 1e-4

@@ -23,22 +23,25 @@ options. `python -m facekd` is the same program.
 ## What scripts may rely on
 
 **Answers go to stdout, words to stderr.** With `--json` stdout holds one JSON object and nothing else; for a video or a
-camera one object a line, one line a frame. A number that does not exist is `null`. The JSON is ASCII, whatever the
-terminal's encoding: `é` is written `\\u00e9`, and a byte of a file name that is no UTF-8 is `\\udce9` (Python's
-`os.fsencode` gives the name back).
+camera one object a line, one line a frame. A command that ends without an answer, whatever the reason, prints
+`{"error", "exit_code"}`. When something ends `detect`, `identify` or `enroll` early (Ctrl-C, a locked gallery; for the
+first two SIGTERM, too), what has been answered until then is printed; that it is not all, the exit code says.
+
+A number that does not exist is `null`. The JSON is ASCII, whatever the terminal's encoding: `é` is written `\\u00e9`,
+and a byte of a file name that is no UTF-8 is `\\udce9` (Python's `os.fsencode` gives the name back).
 
 **Exit codes**; where several apply, the highest wins:
 
 | code | meaning |
 | --- | --- |
-| 0 | every input was answered |
+| 0 | every input was answered; for `enroll`: of everybody at least one photograph is in the gallery, now or already |
 | 1 | answered "no": not found, not the same person, a step of the demo not as expected |
 | 2 | wrong use: unknown option, impossible value, something not installed that the command needs |
 | 3 | bad input: a file that is missing or no picture; the others are still answered and printed |
 | 4 | a model or a gallery is missing, damaged or locked, or the two do not belong together |
-| 5 | refused by policy: nothing was enrolled |
+| 5 | refused by policy: of at least one person there is no photograph in the gallery; the others are enrolled |
 | 70 | a mistake in facekd; the traceback is printed |
-| 130 | interrupted |
+| 130 | interrupted; the one video or camera, or the last, may be stopped so and is answered |
 
 A photograph without a face is an answer for `detect` and `identify`, and bad input for `verify` and `enroll`.
 
@@ -48,9 +51,10 @@ left and right mouth corner as seen). `mask` is `{"status": "none" | "mask" | "i
 
 - `detect`: `{"images": [{"path", "faces": [{"box", "landmarks", "score", "mask", "quality"}]}]}`; a picture that cannot
   be read has `error` in the place of `faces`. Video: `{"path", "frame", "seconds", "frames_per_second", "faces"}` on
-  each line; `seconds` is the place in a file, and for a camera or a stream the time since its first frame. One that
+  each line; `seconds` is the place in a file, and for a camera or a stream when the frame arrived, counted from the
+  first; of these the newest frame is looked at, and some are missed where a look takes longer than a frame. One that
   cannot be opened, a file that is cut short, and a camera or stream that breaks off end with a line
-  `{"path", "error"}` and exit code 3.
+  `{"path", "error"}` and exit code 3. Of an address neither user and password nor what follows `?` is printed.
 - `identify`: as `detect`, each face `{"box", "person" or null, "outcome", "score", "threshold", "runner_up" or null,
   "fpir", "mask", "quality", ...}`.
 - `enroll`: `{"people": [{"person", "enrolled": [...], "refused": [{"path", "reason", "message"}]}]}`.

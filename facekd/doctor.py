@@ -22,7 +22,7 @@ from facekd.zoo import Manifest, ModelRecord, load_manifest
 
 RUN_TIME = (
     "numpy",
-    "opencv-python-headless",
+    "opencv",
     "onnxruntime",
     "faiss-cpu",
     "scikit-image",
@@ -47,10 +47,19 @@ def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": sys.version.split()[0], "facekd": facekd.__version__}
     for name in (*RUN_TIME, *OPTIONAL):
         try:
-            found[name] = metadata.version(name)
+            found[name] = _opencv_version() if name == "opencv" else metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _opencv_version() -> str | None:
+    """Of whichever of its distributions is installed: without windows as facekd installs it, with them for `--show`."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return str(cv2.__version__)
 
 
 def machine() -> dict[str, Any]:

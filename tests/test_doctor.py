@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -39,6 +42,22 @@ def test_a_healthy_installation_without_a_gallery(empty_zoo: Path, tmp_path: Pat
     assert report["versions"]["numpy"] == np.__version__
     assert report["machine"]["cores"] >= 1
     assert any("liveness" in words for words in report["not_protected"])
+
+
+def test_any_distribution_of_opencv_will_do(empty_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+
+    def with_windows(name: str) -> str:
+        if name == "opencv-python-headless":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", with_windows)
+    report = doctor.examine(tmp_path / "none.db")
+    assert report["problems"] == []
+    assert report["versions"]["opencv"] == cv2.__version__
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert doctor.examine(tmp_path / "none.db")["problems"] == ["opencv is not installed: reinstall facekd"]
 
 
 def test_a_gallery_is_counted_and_its_lack_of_encryption_told(empty_zoo: Path, gallery: Path) -> None:

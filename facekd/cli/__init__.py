@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import io
 import sys
-import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from facekd.cli import (
     bench,
@@ -32,8 +31,7 @@ from facekd.cli import (
     verify,
     zoo,
 )
-from facekd.cli.output import ExitCode
-from facekd.errors import FacekdError
+from facekd.cli.output import ExitCode, Output, report
 
 GROUPS = (
     demo,
@@ -59,16 +57,6 @@ EPILOG = (
     "Exit codes: 0 answered · 1 answered no · 2 wrong use · 3 bad input · 4 model or gallery damaged · "
     "5 refused by policy. The highest one wins."
 )
-
-EXTRA_OF_MODULE = {
-    "torch": "train",
-    "lightning_fabric": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "safetensors": "train",
-    "tensorboard": "train",
-    "matplotlib": "bench",
-}
 
 
 def _version(wanted: bool) -> None:
@@ -116,32 +104,25 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: what would follow `facekd` on the command line; None takes the process's own.
     """
-    words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         build_app()(args=arguments, prog_name="facekd")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except FacekdError as error:
-        words.print(f"error: {error}", style="red")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except ModuleNotFoundError as error:
-        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
-        if extra is None:
-            return _internal_error(words)
-        words.print(f"error: this needs {error.name}: pip install 'facekd[{extra}]'", style="red")
-        return ExitCode.WRONG_USE
-    except OSError as error:
-        words.print(f"error: {error}", style="red")
-        return ExitCode.BAD_INPUT
-    except Exception:  # the last resort: exit code 1 would read as the answer "no"
-        return _internal_error(words)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if json and (words := _before_any_answer(end)):
+            with suppress(typer.Exit):  # nobody reads it
+                Output(json=True).result({"error": words, "exit_code": code})
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, json)
     return ExitCode.ANSWERED
 
 
-def _internal_error(words: Console) -> int:
-    """Print the traceback of what is our mistake, not the user's."""
-    words.print(traceback.format_exc())
-    words.print("error: this is a mistake in facekd; please report it with the lines above", style="red")
-    return ExitCode.INTERNAL
+def _before_any_answer(end: SystemExit) -> str:
+    """What typer ended the process for before a command could answer, in words; empty where the command did."""
+    cause = end.__context__
+    if isinstance(cause, typer.Exit):
+        return "interrupted" if isinstance(cause.__cause__, KeyboardInterrupt) else ""
+    # The class of typer's own errors has another place in each of its versions; all of them have this.
+    format_message = getattr(cause, "format_message", None)
+    return format_message() if format_message else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import typer
@@ -17,7 +19,7 @@ from rich.console import RenderableType
 
 from facekd.cli.display import Window, picture_target, video_target
 from facekd.cli.inputs import Picture, sort_sources
-from facekd.cli.output import Output
+from facekd.cli.output import ExitCode, Output
 from facekd.errors import ImageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ if TYPE_CHECKING:
 
 DrawOption = Annotated[
     Path | None,
-    typer.Option("--draw", metavar="DIR", file_okay=False, help="Save a marked copy of every picture or video here."),
+    typer.Option(
+        "--draw",
+        metavar="DIR",
+        file_okay=False,
+        help="Save a marked copy of every picture or video here. A video's can be played once the command has ended, "
+        "be it by Ctrl-C or SIGTERM; a kill or a power cut costs it.",
+    ),
 ]
 ShowOption = Annotated[
     bool, typer.Option("--show", help="Show what is found in a window; q closes it. Needs a display build of OpenCV.")
@@ -91,6 +99,8 @@ def answer_sources(
 ) -> None:
     """Look at everything that the user named and print the answers; what cannot be read is reported on the way.
 
+    Whatever ends it early, Ctrl-C and SIGTERM too: the answers that were made are printed.
+
     Args:
         sources: pictures, folders, videos, cameras.
         asked: what is asked of each.
@@ -103,17 +113,41 @@ def answer_sources(
         ConfigError: there is no window to show anything in.
     """
     with ExitStack() as stack:
+        stack.enter_context(_termination_as_interruption())
         window = stack.enter_context(Window()) if show else None
         pictures, videos, failures = sort_sources(sources, output)
         entries: list[dict[str, Any]] = [*failures]
-        for picture in output.progress(pictures, "looking"):
-            entries.append(_answer_picture(picture, asked, output, draw, window))
-        if draw is not None and pictures:
-            output.say(f"marked copies are in {draw}")
-        if entries or not videos:
-            output.result({"images": entries}, text=asked.summary(entries))
-        for video in videos:
-            _answer_video(video, asked, output, draw, window, every)
+        complete = False
+        try:
+            for picture in output.progress(pictures, "looking"):
+                entries.append(_answer_picture(picture, asked, output, draw, window))
+            complete = True
+        finally:
+            if draw is not None and pictures:
+                output.say(f"marked copies are in {draw}")
+            if entries or (complete and not videos):
+                output.result({"images": entries}, text=asked.summary(entries))
+        for place, video in enumerate(videos, start=1):
+            if not _answer_video(video, asked, output, draw, window, every) and place < len(videos):
+                output.at_least(ExitCode.INTERRUPTED)
+                break
+
+
+@contextmanager
+def _termination_as_interruption() -> Iterator[None]:
+    """SIGTERM, with which systemd and docker stop a process, ends as Ctrl-C does: answers printed, copies closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _answer_picture(
@@ -140,8 +174,12 @@ def _answer_picture(
 
 def _answer_video(
     source: str, asked: Asked, output: Output, draw: Path | None, window: Window | None, every: int
-) -> None:
-    """Answer frame by frame, with an id and the mask status of each face and the frames a second of the last frames."""
+) -> bool:
+    """Answer frame by frame, with an id and the mask status of each face and the frames a second of the last frames.
+
+    Returns:
+        False when it was interrupted.
+    """
     from facekd.detection.tracking import FaceTracker
     from facekd.drawing import BLUE, Mark, draw_faces
     from facekd.video import RateMeter, Video, VideoFile, display_name
@@ -151,6 +189,7 @@ def _answer_video(
     statuses: Counter[str] = Counter()
     ids: set[int] = set()
     frames = looks = 0
+    interrupted = False
     try:
         with ExitStack() as stack:
             video = stack.enter_context(Video(source))
@@ -185,11 +224,13 @@ def _answer_video(
         output.result(output.failed(display_name(source), error), text=ended)
     except KeyboardInterrupt:
         # A camera ends only so; what was answered until then stands.
+        interrupted = True
         output.say("stopped")
     if frames:
         found = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items())) or "no face"
         output.say(f"{frames} frames; faces by mask status: {found}")
         output.say(f"looked at {looks} of them; ids given: {len(ids)}")
+    return not interrupted
 
 
 def _followed(face: TrackedFace[Found]) -> Found:

@@ -12,8 +12,9 @@ A command is written like this::
                     images.append(output.failed(path, error))
             output.result({"images": images}, text=f"{len(images)} pictures")
 
-Leaving the ``with`` block ends the process with the highest exit code that was recorded in it; a ``FacekdError`` or an
-``OSError`` that leaves the block is printed without a traceback and counts too.
+Leaving the ``with`` block ends the process with the highest exit code that was recorded in it; an error that leaves the
+block is printed, those that users can mend without a traceback, and counts too. Under ``--json`` a command that has
+printed no answer until then prints ``{"error": message, "exit_code": code}``.
 
 Exit codes: 0 every input was answered; 1 answered "no"; 2 wrong use; 3 bad input; 4 model or gallery damaged;
 5 refused by policy; 70 an error in facekd itself; 130 interrupted. Several apply: the highest wins.
@@ -25,7 +26,9 @@ import json as json_module
 import math
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from enum import IntEnum
 from os import PathLike
@@ -47,6 +50,16 @@ JsonOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, metavar="N", help="Processor threads for the networks; 0 lets facekd choose.")
 ]
+
+EXTRA_OF_MODULE = {
+    "torch": "train",
+    "lightning_fabric": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "matplotlib": "bench",
+}
 
 
 class ExitCode(IntEnum):
@@ -73,6 +86,8 @@ class Output:
     def __init__(self, json: bool = False, threads: int = 0) -> None:
         self.json = json
         self.exit_code = 0
+        self._answered = False
+        self._last_error = ""
         self._words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         # Into a file or a pipe a table gets all the room it wants: cells cut off at 80 columns would be lost there.
         self._answers = _AnswerConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
@@ -87,18 +102,19 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the command with the highest recorded code; print an error that users can mend instead of raising it."""
-        if isinstance(error, FacekdError):
-            self.error(str(error), error.exit_code)
-        elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            self.error(str(error), ExitCode.BAD_INPUT)
-        elif isinstance(error, typer.Exit):
+        """End the command with the highest recorded code; print an error instead of raising it."""
+        if isinstance(error, typer.Exit):
             self.at_least(error.exit_code)
+        elif isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, BrokenPipeError):
+            self._tell(error)
         elif error is not None:
             return
-        if self.exit_code:
-            raise typer.Exit(self.exit_code) from None
-        return
+        if not self.exit_code:
+            return
+        if self.json and not self._answered:
+            with suppress(typer.Exit):
+                self.result({"error": self._last_error, "exit_code": self.exit_code})
+        raise typer.Exit(self.exit_code) from None
 
     def say(self, text: str) -> None:
         """Tell the user what happens, on stderr."""
@@ -111,6 +127,7 @@ class Output:
     def error(self, text: str, code: int) -> None:
         """Print an error on stderr and record its exit code."""
         self._words.print(f"error: {text}", style="red")
+        self._last_error = text
         self.at_least(code)
 
     def failed(self, subject: str | PathLike[str], error: FacekdError) -> dict[str, str]:
@@ -127,6 +144,22 @@ class Output:
         """Record an exit code; the highest one recorded wins. ``ExitCode.NO`` is how a command answers "no"."""
         self.exit_code = max(self.exit_code, int(code))
 
+    def _tell(self, error: BaseException) -> None:
+        """Print what ended the command, with a traceback where that is our mistake, and record its exit code."""
+        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
+        if isinstance(error, FacekdError):
+            self.error(str(error), error.exit_code)
+        elif isinstance(error, KeyboardInterrupt):
+            self._last_error = "interrupted"
+            self.at_least(ExitCode.INTERRUPTED)
+        elif isinstance(error, ModuleNotFoundError) and extra is not None:
+            self.error(f"this needs {error.name}: pip install 'facekd[{extra}]'", ExitCode.WRONG_USE)
+        elif isinstance(error, OSError):
+            self.error(str(error), ExitCode.BAD_INPUT)
+        else:  # exit code 1 would read as the answer "no"
+            self._words.print("".join(traceback.format_exception(error)))
+            self.error("this is a mistake in facekd; please report it with the lines above", ExitCode.INTERNAL)
+
     def result(self, answer: Mapping[str, Any], text: RenderableType | None = None) -> None:
         """Print the answer on stdout: as one line of JSON under ``--json``, else as ``text``.
 
@@ -135,6 +168,7 @@ class Output:
                 not finite becomes null, because JSON has none.
             text: what people get: a string or anything that rich prints (a Table). None: the JSON, indented.
         """
+        self._answered = True
         if self.json:
             try:
                 # In ASCII: a valid answer whatever the terminal's encoding is, and with file names in any bytes.
@@ -165,6 +199,16 @@ class Output:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._words, transient=True) as bar:
             yield from bar.track(items, total=total, description=description)
+
+
+def report(error: BaseException, json: bool) -> int:
+    """Tell what ended a command outside of its `Output`, in the same way; gives the exit code."""
+    try:
+        with Output(json=json):
+            raise error
+    except typer.Exit as end:
+        return end.exit_code
+    return ExitCode.ANSWERED
 
 
 class _AnswerConsole(Console):

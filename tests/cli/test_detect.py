@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from facekd import cli
+from facekd.errors import ModelError
 from facekd.video import Video, VideoFile
 
 
@@ -170,6 +173,75 @@ def test_ids_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [label for label in labels if "frames/s" not in label] == ["#1 incorrect 0.75"] * 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_folder_that_is_interrupted_keeps_its_answers(
+    tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyze = _FakePipeline.analyze
+    handlers = [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)]
+    looks = 0
+
+    def interrupted(self: _FakePipeline, image: np.ndarray) -> list[_FakeFace]:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            os.kill(os.getpid(), number)
+        return analyze(self, image)
+
+    monkeypatch.setattr(_FakePipeline, "analyze", interrupted)
+    for name in "abcde":
+        _save(tmp_path / "in" / f"{name}.png", 200)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heeds SIGTERM"))
+    try:
+        assert cli.run(["detect", str(tmp_path / "in"), "--json"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [Path(entry["path"]).name for entry in json.loads(capsys.readouterr().out)["images"]] == ["a.png", "b.png"]
+    assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_breaks_in_a_folder_costs_no_answer_that_was_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(self: _FakePipeline, image: np.ndarray) -> list[_FakeFace]:
+        if image.mean() > 100:
+            raise ModelError("the detector is damaged")
+        return []
+
+    monkeypatch.setattr(_FakePipeline, "analyze", breaks)
+    dark, bright = _save(tmp_path / "dark.png", 20), _save(tmp_path / "bright.png", 200)
+    assert cli.run(["detect", str(dark), str(bright), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out) == {"images": [{"path": str(dark), "faces": []}]}
+    assert cli.run(["detect", str(bright), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out) == {"error": "the detector is damaged", "exit_code": 4}
+
+
+def test_a_video_that_is_terminated_leaves_a_copy_that_can_be_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyze = _FakePipeline.analyze
+    looks = 0
+
+    def terminated(self: _FakePipeline, image: np.ndarray) -> list[_FakeFace]:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return analyze(self, image)
+
+    monkeypatch.setattr(_FakePipeline, "analyze", terminated)
+    clips = [str(_clip(tmp_path / name)) for name in ("one.mp4", "two.mp4")]
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heeds SIGTERM"))
+    try:
+        # The second video is not begun: who sends SIGTERM wants an end.
+        assert cli.run(["detect", *clips, "--json", "--draw", str(tmp_path / "marked")]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == [clips[0]] * 2
+    with Video(tmp_path / "marked" / "one.mp4") as copy:
+        assert len(list(copy)) == 2
+
+
 def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = _save(tmp_path / "good.png", 200)
     broken = tmp_path / "broken.mp4"
@@ -183,7 +255,15 @@ def test_a_broken_video_does_not_stop_the_pictures(tmp_path: Path, capsys: pytes
     assert "broken.mp4" in captured.err
 
 
-@pytest.mark.parametrize("address", ["rtsp://admin:s3@cret@127.0.0.1:1/door", "srt://admin:s3@cret@127.0.0.1:1/door"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://admin:s3@cret@127.0.0.1:1/door",
+        "rtsp://admin:s3/cret@127.0.0.1:1/door",
+        "srt://admin:s3@cret@127.0.0.1:1/door",
+        "http://127.0.0.1:1/door?user=admin&pwd=s3/cret",
+    ],
+)
 def test_a_cameras_password_is_not_printed(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["detect", address, "--json"]) == 3
     captured = capfd.readouterr()

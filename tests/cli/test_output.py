@@ -16,8 +16,9 @@ import typer
 
 import facekd
 from facekd import cli
-from facekd.cli.output import ExitCode, Output, plain
+from facekd.cli.output import ExitCode, JsonOption, Output, plain
 from facekd.errors import ConfigError, EnrolmentRefused, FacekdError, GalleryError, ImageError, ModelError
+from facekd.gallery.records import UnknownPerson
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,63 @@ def test_a_file_that_cannot_be_written_counts_with_what_was_recorded(capsys: pyt
         command()
     assert end.value.exit_code == 5
     assert "out.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UnknownPerson("nobody named 'Bob'"), 1, "nobody named 'Bob'"),
+        (ConfigError("no such recipe"), 2, "no such recipe"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "facekd[train]"),
+        (PermissionError(13, "Permission denied", "out.json"), 3, "out.json"),
+        (GalleryError("locked"), 4, "locked"),
+        (KeyError("oops"), 70, "mistake in facekd"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False], ids=["inside of Output", "outside"])
+def test_a_command_that_cannot_answer_says_so_in_json(
+    error: BaseException,
+    code: int,
+    said: str,
+    inside: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail(json: JsonOption = False) -> None:
+        if not inside:
+            raise error
+        with Output(json=json):
+            raise error
+
+    monkeypatch.setattr(cli, "build_app", lambda: app)
+    assert cli.run(["--json"]) == code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["exit_code"] == code
+    assert said in answer["error"]
+
+
+def test_an_answer_is_the_only_object_and_wrong_use_is_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail(json: JsonOption = False) -> None:
+        with Output(json=json) as output:
+            output.result({"answered": True})
+            raise GalleryError("locked")
+
+    monkeypatch.setattr(cli, "build_app", lambda: app)
+    assert cli.run(["--json"]) == 4
+    assert json.loads(capsys.readouterr().out) == {"answered": True}
+    assert cli.run(["--json", "--such"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["exit_code"] == 2
+    assert "--such" in answer["error"]
 
 
 @pytest.mark.usefixtures("away_from_clone")

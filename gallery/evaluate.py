@@ -22,7 +22,7 @@ from facekd.evaluation.probe_sets import compare_sets
 from facekd.evaluation.progress import Progress, silently
 from facekd.gallery.calibration import Calibration, from_curves
 from facekd.gallery.decision import MIN_MARGIN, limit_for
-from facekd.gallery.fusion import Fusion
+from facekd.gallery.fusion import Fusion, fusible
 from facekd.images import load_image
 from facekd.recognition.align import align_face
 from facekd.recognition.evaluate import CropEmbedder, embed_crops
@@ -168,6 +168,7 @@ def open_set_of(
         draws=draws,
         filling=np.flatnonzero(nameless),
         fusion=fusion,
+        fusible=fusible,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from facekd.errors import ConfigError
 from facekd.gallery.records import NewTemplate, StoredTemplate, Templates
@@ -122,6 +123,15 @@ def parts_of(template: NewTemplate | StoredTemplate, own: Sequence[AnyTemplate])
     return parts if _is_fusion_of(template, parts) else []
 
 
+def fusible(embeddings: Templates) -> npt.NDArray[np.bool_]:
+    """Which of one person's unmasked photographs (N, D) are fused: (N,); of fewer than three nobody can say."""
+    if len(embeddings) < 3:
+        return np.ones(len(embeddings), np.bool_)
+    others = embeddings.sum(axis=0) - embeddings
+    cosines = (embeddings * others).sum(axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-9)
+    return np.asarray(cosines >= UNLIKE_COSINE)
+
+
 def parse_fusion(text: str) -> Fusion:
     """What ``--fuse`` says.
 
@@ -174,12 +184,10 @@ def _is_fusion_of(template: NewTemplate | StoredTemplate, parts: Sequence[NewTem
 
 def _fusible(templates: Sequence[AnyTemplate]) -> list[AnyTemplate]:
     plain = [template for template in templates if _is_plain(template)]
-    if len(plain) < 3:
-        return plain
-    embeddings = np.stack([template.embedding for template in plain])
-    others = embeddings.sum(axis=0) - embeddings
-    cosines = (embeddings * others).sum(axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-9)
-    return [template for template, cosine in zip(plain, cosines, strict=True) if cosine >= UNLIKE_COSINE]
+    if not plain:
+        return []
+    alike = fusible(np.stack([template.embedding for template in plain]))
+    return [template for template, chosen in zip(plain, alike, strict=True) if chosen]
 
 
 def _weight(template: NewTemplate | StoredTemplate) -> float:

@@ -36,14 +36,14 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class OpenSetFigures:
-    """What was stated and what was observed for one size of the gallery; rates are means over the draws.
+    """What was stated and what was observed for one size of the gallery; figures are means over the draws.
 
     Attributes:
         templates: photographs in the gallery.
         people: enrolled with a name or without, mean over the draws.
         threshold: cosine.
         fpir_stated, fpir_upper: what the system says of its error; None where it cannot.
-        extrapolated: the system says that its data cannot show so small a rate.
+        extrapolated: the system says, in one draw at least, that its data cannot show so small a rate.
         fpir: share of strangers' probes for which somebody was found.
         fpir_highest: the same in the worst draw.
         fnir: share of enrolled people's probes that were not given the right name.
@@ -143,6 +143,7 @@ def open_set_figures(
     seed: int = 0,
     filling: Rows | None = None,
     fusion: Fusion = "none",
+    fusible: Callable[[Embeddings], NDArray[np.bool_]] | None = None,
 ) -> list[OpenSetFigures]:
     """Identify in galleries of several sizes, and in the largest that the people allow.
 
@@ -155,7 +156,8 @@ def open_set_figures(
         draws: how often the people are drawn.
         seed: of the draws.
         fusion: whether a person's photographs are compared one by one, or by their mean, or both. A mean counts as the
-            photographs that it is made of.
+            photographs that it is made of; who has one photograph has no mean.
+        fusible: which of one person's photographs (n, D) are fused, (n,); None fuses all.
 
     Returns:
         One entry a size, rising; the largest possible last.
@@ -164,7 +166,7 @@ def open_set_figures(
     trials = [draw_trial(identities, templates_each, rng, filling) for _ in range(draws)]
     largest = min(len(trial.templates) for trial in trials)
     wanted = sorted({*(size for size in sizes if 0 < size < largest), largest})
-    stated = {size: state(2 * size if fusion == "beside" else size) for size in wanted}
+    stated: dict[int, list[Stated]] = {size: [] for size in wanted}
     counts: dict[int, list[_Counts]] = {size: [] for size in wanted}
     for trial in trials:
         probes = embeddings[np.concatenate([trial.impostors, trial.mated])]
@@ -172,14 +174,39 @@ def open_set_figures(
         scores = probes @ templates.T
         for size in wanted:
             owners = trial.owners[:size]
-            starts = np.flatnonzero(np.diff(owners, prepend=-1))
-            by_person = np.maximum.reduceat(scores[:, :size], starts, axis=1)
-            if fusion != "none":
-                means = np.add.reduceat(templates[:size], starts, axis=0)
-                fused = probes @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
-                by_person = fused if fusion == "instead" else np.maximum(by_person, fused)
-            counts[size].append(_count(by_person, trial, int(owners[-1]), stated[size].threshold, min_margin))
+            by_person, further = _best_scores(scores[:, :size], probes, templates[:size], owners, fusion, fusible)
+            stated[size].append(state(size + further))
+            counts[size].append(_count(by_person, trial, int(owners[-1]), stated[size][-1].threshold, min_margin))
     return [_figures(size, stated[size], counts[size]) for size in wanted]
+
+
+def _best_scores(
+    scores: Embeddings,
+    probes: Embeddings,
+    templates: Embeddings,
+    owners: Rows,
+    fusion: Fusion,
+    fusible: Callable[[Embeddings], NDArray[np.bool_]] | None,
+) -> tuple[Embeddings, int]:
+    """Best score of each probe with each person (probes, people), and how many photographs means count beside them."""
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    parts: dict[int, Rows] = {}
+    if fusion != "none":
+        for person, rows in enumerate(np.split(np.arange(len(owners)), starts[1:])):
+            chosen = rows if fusible is None else rows[fusible(templates[rows])]
+            if len(chosen) > 1:
+                parts[person] = chosen
+    if not parts:
+        return np.maximum.reduceat(scores, starts, axis=1), 0
+    fused = np.concatenate(list(parts.values()))
+    if fusion == "instead":
+        scores = scores.copy()
+        scores[:, fused] = -np.inf
+    best = np.maximum.reduceat(scores, starts, axis=1)
+    means = np.stack([templates[rows].mean(axis=0) for rows in parts.values()])
+    people = list(parts)
+    best[:, people] = np.maximum(best[:, people], probes @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T)
+    return best, len(fused) if fusion == "beside" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,16 +240,16 @@ def _count(by_person: Embeddings, trial: Trial, last: int, threshold: float, min
     )
 
 
-def _figures(size: int, stated: Stated, counts: Sequence[_Counts]) -> OpenSetFigures:
+def _figures(size: int, stated: Sequence[Stated], counts: Sequence[_Counts]) -> OpenSetFigures:
     fpirs = [count.found / count.impostors for count in counts]
     mated = [count for count in counts if count.mated]
     return OpenSetFigures(
         templates=size,
         people=float(np.mean([count.people for count in counts])),
-        threshold=stated.threshold,
-        fpir_stated=stated.fpir,
-        fpir_upper=stated.fpir_upper,
-        extrapolated=stated.extrapolated,
+        threshold=float(np.mean([each.threshold for each in stated])),
+        fpir_stated=_mean([each.fpir for each in stated]),
+        fpir_upper=_mean([each.fpir_upper for each in stated]),
+        extrapolated=any(each.extrapolated for each in stated),
         fpir=float(np.mean(fpirs)),
         fpir_highest=max(fpirs),
         fnir=float(np.mean([1 - count.right / count.mated for count in mated])) if mated else float("nan"),
@@ -230,3 +257,8 @@ def _figures(size: int, stated: Stated, counts: Sequence[_Counts]) -> OpenSetFig
         impostor_probes=sum(count.impostors for count in counts),
         mated_probes=sum(count.mated for count in counts),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None

@@ -109,7 +109,7 @@ def test_means_count_as_the_photographs_that_they_are_made_of() -> None:
             return Stated(0.6, 1.0, 1.0, extrapolated=False)
 
         (figures[fusion],) = open_set_figures(embeddings, names, [], state, min_margin=0.05, fusion=fusion)  # type: ignore[arg-type]
-    assert asked == {"none": [18], "instead": [18], "beside": [36]}
+    assert asked == {"none": [18] * 20, "instead": [18] * 20, "beside": [36] * 20}
     assert figures["instead"].fnir < figures["none"].fnir  # a mean is nearer to the person
     assert figures["beside"].fpir >= max(figures["none"].fpir, figures["instead"].fpir)
     rng = np.random.default_rng(0)
@@ -120,3 +120,21 @@ def test_means_count_as_the_photographs_that_they_are_made_of() -> None:
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         shares.append(((embeddings[trial.impostors] @ means.T).max(axis=1) >= 0.6).mean())
     assert figures["instead"].fpir == pytest.approx(np.mean(shares))
+
+
+def test_only_people_of_several_photographs_have_means_and_draws_that_differ_are_averaged() -> None:
+    embeddings, names = faces(13, 6, nameless=5)
+    names[73:78] = [""] * 5  # one person has a single photograph: where that person is enrolled, there is a mean less
+    told: list[int] = []
+
+    def state(photographs: int) -> Stated:
+        told.append(photographs)
+        return Stated(photographs / 100, 0.3, None if photographs > 36 else 0.5, extrapolated=photographs > 36)
+
+    filling = np.arange(78, 83)
+    cut, whole = open_set_figures(embeddings, names, [4], state, min_margin=0.05, filling=filling, fusion="beside")
+    assert told[::2] == [4 + 3] * 20  # of the second person one photograph is left, and no mean
+    assert set(told[1::2]) == {21 + 5 * 3, 21 + 6 * 3}  # five or six means of three; five people without a name
+    assert whole.threshold == pytest.approx(np.mean(told[1::2]) / 100)
+    assert (cut.fpir_upper, cut.extrapolated) == (pytest.approx(0.5), False)
+    assert (whole.fpir_stated, whole.fpir_upper, whole.extrapolated) == (pytest.approx(0.3), None, True)

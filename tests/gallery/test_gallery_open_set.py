@@ -19,6 +19,8 @@ from facekd.evaluation.open_set import draw_trial
 from facekd.gallery import NewTemplate
 from facekd.gallery.calibration import Calibration, Curve, Point
 from facekd.gallery.evaluate import People, calibrate_people, open_set_of, shows_labelled_person
+from facekd.gallery.fusion import FUSIONS
+from facekd.gallery.policy import EnrolmentPolicy
 
 CONTRACT = "sface-2021dec---"
 DRAWS = 2
@@ -89,19 +91,27 @@ def _crowd(seed, count, each, nameless=0):
     return People(rows.astype(np.float32), [f"p{k // each}" for k in range(count * each)] + [""] * nameless)
 
 
-def test_the_evaluation_counts_as_galleries_decide(open_gallery, tmp_path):
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("size", [16, 17, 33])  # of the last person one photograph of three, two, and everybody
+def test_the_evaluation_counts_as_galleries_decide(open_gallery, fusion, size):
     others, people = _crowd(1, 40, 6), _crowd(2, 12, 6, nameless=15)
+    people.embeddings[:72:5] = _crowd(3, 15, 1).embeddings  # these show somebody else, and are not fused
     known = calibrate_people(others, CONTRACT, "made up", replicates=50)
-    (figures,) = open_set_of(people, known, 0.3, sizes=[], draws=1)
+    rows = open_set_of(people, known, 0.3, sizes=[size], draws=1, fusion=fusion)
+    (figures,) = (row for row in rows if row.templates == size)
     filling = np.flatnonzero([not name for name in people.identities])
     trial = draw_trial(people.identities, 3, np.random.default_rng(0), filling)
-    gallery = open_gallery(tmp_path / "g.db", contract=CONTRACT, dimension=12, calibration=known)
-    for owner in np.unique(trial.owners):
-        gallery.enrol(f"{owner:03}", list(people.embeddings[trial.templates[trial.owners == owner]]))
+    templates, owners = trial.templates[:size], trial.owners[:size]
+    policy = EnrolmentPolicy(fusion=fusion)
+    gallery = open_gallery(contract=CONTRACT, dimension=12, calibration=known, policy=policy)
+    for owner in np.unique(owners):
+        gallery.enrol(f"{owner:03}", list(people.embeddings[templates[owners == owner]]))
+    present = trial.mated_owners <= owners[-1]
     strangers = gallery.identify_many(list(people.embeddings[trial.impostors]), fpir=0.3)
-    enrolled = gallery.identify_many(list(people.embeddings[trial.mated]), fpir=0.3)
-    names = [f"{owner:03}" for owner in trial.mated_owners]
-    assert len(gallery) == figures.templates == 33
+    enrolled = gallery.identify_many(list(people.embeddings[trial.mated[present]]), fpir=0.3)
+    names = [f"{owner:03}" for owner in trial.mated_owners[present]]
+    photographs = {template.photographs for p in gallery.people() for template in gallery.templates(p.name)}
+    assert photographs == ({1} if fusion == "none" else {1, 2, 3})
     assert strangers[0].threshold == pytest.approx(figures.threshold)
     assert strangers[0].fpir_upper == pytest.approx(figures.fpir_upper)
     assert np.mean([answer.outcome != "nobody" for answer in strangers]) == pytest.approx(figures.fpir)

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import DataError
-from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_crop
+from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_crop, joined_crops
 from facekd.recognition.data.layout import TABLE, crop_keys, crops_digest
 from facekd.recognition.data.screen_folder import read_screening
 from facekd.recognition.data.stored_teacher import StoredEmbeddings, read_teacher
+
+MOST_DECODED = 100_000  # crops, 3.8 GB of memory in each process that trains
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def read_faces(
     held_out: Collection[str] = (),
     names: Mapping[Path, str] | None = None,
     threads: int = 2,
+    most_decoded: int = MOST_DECODED,
 ) -> FaceSet:
     """Read one split of one or more folders as one set; the same identity in two folders is one person.
 
@@ -68,13 +71,15 @@ def read_faces(
         held_out: leave out every crop that the table files under one of these people.
         names: of the folders, for the people that a screening made of unlabelled crops; their last names by default.
         threads: threads that decode.
+        most_decoded: of more crops than that each is decoded when it is used, again each time.
 
     Raises:
-        DataError: a table, shard or teacher file is missing or does not fit the others.
+        DataError: a table, shard or teacher file is missing or does not fit the others, or no crop is left.
     """
     if not folders:
         raise DataError("No folder of faces was given: pass --data DIR (a folder with faces.csv)")
-    rows: list[tuple[Path, str, str]] = []
+    rows: list[list[tuple[str, str]]] = []
+    filed: list[str] = []
     keys: list[NDArray[np.uint64]] = []
     embeddings: dict[str, list[StoredEmbeddings]] = {name: [] for name in teachers}
     for folder in folders:
@@ -85,16 +90,24 @@ def read_faces(
             identities = screening.identities(identities, names[folder] if names else folder.resolve().name)
             taken &= screening.kept
         chosen = [i for i in np.flatnonzero(taken).tolist() if identities[i] or not labelled_only]
-        rows += [(folder / table[i]["shard"], table[i]["file"], identities[i]) for i in chosen]
+        rows.append([(table[i]["shard"], table[i]["file"]) for i in chosen])
+        filed += [identities[i] for i in chosen]
         keys.append(crop_keys(crops_digest(folder), np.array(chosen, np.int64)))
         for name, parts in embeddings.items():
             parts.append(read_teacher(folder, name, len(table)).chosen(chosen))
-    if not rows:
-        raise DataError(f"No crop of split {split!r} in {', '.join(map(str, folders))}")
-    people = tuple(sorted({identity for _, _, identity in rows if identity}))
+    if not filed:
+        without = f" without the {len(held_out)} people of validation and test" if held_out else ""
+        raise DataError(f"No crop of split {split!r} in {', '.join(map(str, folders))}{without}")
+    people = tuple(sorted({identity for identity in filed if identity}))
     number = {identity: i for i, identity in enumerate(people)}
-    labels = np.array([number.get(identity, -1) for _, _, identity in rows], np.int64)
-    crops = _decode([(shard, file) for shard, file, _ in rows], threads)
+    labels = np.array([number.get(identity, -1) for identity in filed], np.int64)
+    crops: Crops
+    if len(filed) <= most_decoded:
+        crops = _decode(
+            [(folder / shard, file) for folder, own in zip(folders, rows, strict=True) for shard, file in own], threads
+        )
+    else:
+        crops = joined_crops([_encoded(folder, own) for folder, own in zip(folders, rows, strict=True)])
     taught = {name: join_embeddings(name, parts) for name, parts in embeddings.items()}
     return FaceSet(crops, labels, people, taught, np.concatenate(keys))
 
@@ -135,17 +148,32 @@ def table_crops(folder: Path, table: Sequence[dict[str, str]]) -> EncodedCrops:
     """The crops of a table's lines, of whatever split, decoded when they are used.
 
     Raises:
-        DataError: a shard is missing or damaged.
+        DataError: a shard is missing or damaged, or lacks a file.
     """
+    return _encoded(folder, [(row["shard"], row["file"]) for row in table])
+
+
+def _encoded(folder: Path, rows: Sequence[tuple[str, str]]) -> EncodedCrops:
+    """The crops of (shard, file) of one folder, decoded when they are used."""
     try:
-        archives = {shard: zipfile.ZipFile(folder / shard) for shard in sorted({row["shard"] for row in table})}
-    except (OSError, zipfile.BadZipFile) as error:
+        archives = {shard: zipfile.ZipFile(folder / shard) for shard in sorted({shard for shard, _ in rows})}
+        for shard, file in rows:
+            archives[shard].getinfo(file)  # hours before it would be missed
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"Cannot read crops of {folder}: {error}") from error
 
     def where(place: int) -> str:
-        return f"{folder / table[place]['shard']}: {table[place]['file']}"
+        shard, file = rows[place]
+        return f"{folder / shard}: {file}"
 
-    return EncodedCrops(lambda i: archives[table[i]["shard"]].read(table[i]["file"]), len(table), where)
+    def read(place: int) -> bytes:
+        shard, file = rows[place]
+        try:
+            return archives[shard].read(file)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"Cannot read {where(place)}: {error}") from error
+
+    return EncodedCrops(read, len(rows), where)
 
 
 def _decode(rows: Sequence[tuple[Path, str]], threads: int) -> NDArray[np.uint8]:

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.recognition.data.encoded import Crops, chosen_crops, joined_crops
+from facekd.recognition.data.face_sets import join_sets, some_of
 from facekd.recognition.data.identity_folders import read_identity_folders
 from facekd.recognition.data.layout import Layout, crop_keys, crops_digest, layout_of
 from facekd.recognition.data.record_io import read_record_faces
 from facekd.recognition.data.screen_folder import Screening, read_screening
-from facekd.recognition.data.shards import FaceSet, join_embeddings, read_faces, read_table, table_crops
+from facekd.recognition.data.shards import FaceSet, read_faces, read_table, table_crops
 from facekd.recognition.data.stored_teacher import read_teacher
 from facekd.recognition.data.webdataset import read_webdataset
 
 VAL_SHARE = 0.05
 MOST_VAL_CROPS = 4000  # every pair of them is compared at each validation
+MOST_OF_ONE = 100  # of one person, where there are more than that in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ def read_training(folders: Sequence[Path], *, teachers: Sequence[str] = (), val_
     A folder may hold shards with ``faces.csv`` (its ``train`` split), ``train.rec`` and ``train.idx``, ``*.tar``, or
     one folder of aligned crops a person. All but the first stay encoded until used. People that a record file or a
     tar merely numbers are its own: the 7 of one set is not the 7 of another. What a folder's ``screening.csv`` says is
-    obeyed. Where no folder has a ``val`` split, every crop filed under one of the people whom ``read_validation`` takes
-    is left out, whoever the screening says it is. A folder of a ``val`` split alone is passed over.
+    obeyed. Every crop filed under one of the people of ``held_out`` is left out, whoever the screening says it is. A
+    folder with a table in which nobody else is for training is passed over.
 
     Args:
         folders: in any mixture.
@@ -89,25 +91,32 @@ def read_training(folders: Sequence[Path], *, teachers: Sequence[str] = (), val_
         val_share: as ``read_validation`` gets it.
 
     Raises:
-        DataError: a folder has no known layout, or its files are missing, damaged or contradict each other.
+        DataError: a folder has no known layout, its files are missing, damaged or contradict each other, or nothing is
+            left to train on.
     """
     names, held = own_names(folders), held_out(folders, val_share)
     others = [folder for folder in folders if layout_of(folder) is not Layout.table]
     tables = [folder for folder in folders if folder not in others]
-    with_train = [folder for folder in tables if _has(folder, "train")]
+    with_train = [folder for folder in tables if _filed_under(folder, "train") - held]
     sets = [_read_screened(folder, names[folder], teachers, held) for folder in others]
     if with_train or not others:
         faces = read_faces(with_train or tables, "train", teachers=teachers, held_out=held, names=names)
         sets.insert(0, faces)
-    return sets[0] if len(sets) == 1 else join_sets(sets)
+    joined = sets[0] if len(sets) == 1 else join_sets(sets)
+    if not len(joined):
+        raise DataError(
+            f"No crop to train on in {', '.join(map(str, folders))}: all show some of the {len(held)} people of "
+            "validation and test, who must not be trained on. Give photographs of others"
+        )
+    return joined
 
 
 def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) -> FaceSet:
     """Labelled crops of people who are not trained on.
 
     Where a folder has a ``faces.csv`` with a ``val`` split, that is it, and the other folders are for training alone.
-    Where none has, it is the crops of the people whom ``held_out`` chooses, without those that a ``screening.csv``
-    calls misfits or copies.
+    Where none has, it is the crops of a share of the people, without those that a ``screening.csv`` calls misfits or
+    copies. Of more than 4,000 crops some are taken (see ``_few_enough``).
 
     Args:
         folders: as ``read_training`` gets them.
@@ -116,13 +125,17 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
     Raises:
         DataError: too few people were held out.
     """
-    with_split = [folder for folder in folders if _has(folder, "val")]
+    with_split = [folder for folder in folders if _filed_under(folder, "val")]
     if with_split:
-        return read_faces(with_split, "val", labelled_only=True)
-    people = tuple(sorted(held_out(folders, val_share)))
+        faces = read_faces(with_split, "val", labelled_only=True, most_decoded=MOST_VAL_CROPS)
+        if len(faces) > MOST_VAL_CROPS:
+            faces = some_of(faces, _few_enough(faces.labels, faces.people))
+        return replace(faces, crops=faces.crops[:])
+    people = tuple(sorted(_share_of_people(folders, val_share)))
     number = {name: place for place, name in enumerate(people)}
     names = own_names(folders)
-    crops, labels = [], []
+    parts: list[Crops] = []
+    labels: list[int] = []
     for folder in folders:
         whole = read_folder(folder, names[folder])
         own = np.array([number.get(name, -1) for name in whole.identities], np.int64)
@@ -130,7 +143,7 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
         if (screening := _screening(folder)) is not None:
             usable &= screening.fits & screening.kept
         chosen = np.flatnonzero(usable)
-        crops.append(whole.crops[chosen])
+        parts.append(chosen_crops(whole.crops, chosen))
         labels += own[chosen].tolist()
     seen = len(set(labels))
     if seen < 2 or len(labels) == seen:
@@ -139,17 +152,30 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
             f"{len(labels)} crops were held out (a share of {val_share:g}). Give more people, or a folder whose "
             "faces.csv has a val split, as facekd prepare makes it"
         )
-    return FaceSet(np.concatenate(crops), np.array(labels, np.int64), people)
+    known = np.array(labels, np.int64)
+    few = _few_enough(known, people)
+    return FaceSet(joined_crops(parts)[few], known[few], people)
 
 
 def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
-    """The people of validation where no folder has a ``val`` split; nobody where one has.
+    """The people who are not trained on, in whatever folder they are.
+
+    They are those whom a ``faces.csv`` files under ``val`` or ``test``, since the same name in two folders is one
+    person; and where no folder has a ``val`` split, a share of the others, whom ``read_validation`` then takes.
+    """
+    judged = [_filed_under(folder, "val") for folder in folders]
+    tested = [_filed_under(folder, "test") for folder in folders]
+    own = frozenset() if any(judged) else _share_of_people(folders, share)
+    return own.union(*judged, *tested) - {""}
+
+
+def _share_of_people(folders: Sequence[Path], share: float) -> frozenset[str]:
+    """Whom validation takes where no folder has a ``val`` split.
 
     A share of all people, by a digest of their names: whether somebody is among them does not depend on who else is
     there. In the digest's order, as many are taken as have 4,000 crops together, so that nobody is held out in vain.
+    Nobody of a ``test`` split is among them: what is chosen must not be chosen on those.
     """
-    if any(_has(folder, "val") for folder in folders):
-        return frozenset()
     names = own_names(folders)
     counts: Counter[str] = Counter()
     for folder in folders:
@@ -157,7 +183,9 @@ def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
         counts.update(
             name for name, training in zip(whole.identities, whole.training.tolist(), strict=True) if training
         )
-    del counts[""]
+    tested = {name for folder in folders for name in _filed_under(folder, "test")}
+    for name in {"", *tested}:
+        del counts[name]
     people: set[str] = set()
     crops = 0
     for name in sorted((name for name in counts if _place(name) < share), key=_place):
@@ -168,40 +196,29 @@ def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
     return frozenset(people)
 
 
-def some_of(faces: FaceSet, chosen: NDArray[np.int64]) -> FaceSet:
-    """The set of some crops, and of the people who are on them."""
-    present = np.unique(faces.labels[chosen])
-    present = present[present >= 0]
-    table = np.full(len(faces.people) + 1, -1, np.int64)  # -1 takes the last
-    table[present] = np.arange(len(present))
-    crops = faces.crops[chosen] if isinstance(faces.crops, np.ndarray) else chosen_crops(faces.crops, chosen)
-    people = tuple(faces.people[place] for place in present)
-    teachers = {name: rows.chosen(chosen) for name, rows in faces.teachers.items()}
-    keys = None if faces.keys is None else faces.keys[chosen]
-    return FaceSet(crops, table[faces.labels[chosen]], people, teachers, keys)
+def _few_enough(labels: NDArray[np.int64], people: Sequence[str]) -> NDArray[np.int64]:
+    """The places of the labelled crops that validation looks at: all of up to 4,000.
 
-
-def join_sets(sets: Sequence[FaceSet]) -> FaceSet:
-    """Several sets as one, crops not copied; the same name in two of them is one person.
-
-    Raises:
-        DataError: some have a teacher's embeddings and others have not, or of another length.
+    Of more, up to 100 of each person, from first to last; and in the order of the names' digests as many people as have
+    4,000 of these together.
     """
-    people = tuple(sorted({name for faces in sets for name in faces.people}))
-    number = {name: place for place, name in enumerate(people)}
-    labels = []
-    for faces in sets:
-        table = np.array([*(number[name] for name in faces.people), -1], np.int64)
-        labels.append(table[faces.labels])  # -1 takes the last
-    named = {name for faces in sets for name in faces.teachers}
-    if lacking := sorted(name for name in named if any(name not in faces.teachers for faces in sets)):
-        raise DataError(
-            f"Some sets have embeddings of {', '.join(lacking)} and others have not: every folder needs them"
-        )
-    teachers = {name: join_embeddings(name, [faces.teachers[name] for faces in sets]) for name in sorted(named)}
-    keys = [faces.keys for faces in sets if faces.keys is not None]
-    named_all = np.concatenate(keys) if len(keys) == len(sets) else None
-    return FaceSet(joined_crops([faces.crops for faces in sets]), np.concatenate(labels), people, teachers, named_all)
+    if len(labels) <= MOST_VAL_CROPS:
+        return np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(len(people) + 1))
+    taken: list[NDArray[np.int64]] = []
+    crops = 0
+    for number in sorted(range(len(people)), key=lambda number: _place(people[number])):
+        own = order[ends[number] : ends[number + 1]]
+        if not len(own):
+            continue
+        if len(own) > MOST_OF_ONE:
+            own = own[np.linspace(0, len(own) - 1, MOST_OF_ONE).astype(np.int64)]
+        crops += len(own)
+        if len(taken) >= 2 and crops > MOST_VAL_CROPS:
+            break
+        taken.append(own)
+    return np.sort(np.concatenate(taken))
 
 
 def _read_plain(folder: Path, own_name: str) -> FaceSet:
@@ -255,8 +272,11 @@ def _identities(faces: FaceSet) -> tuple[str, ...]:
     return tuple(names[label] for label in faces.labels)
 
 
-def _has(folder: Path, split: str) -> bool:
-    return layout_of(folder) is Layout.table and any(row["split"] == split for row in read_table(folder))
+def _filed_under(folder: Path, split: str) -> frozenset[str]:
+    """Who is in a split of a folder's table, "" where nobody knows; nobody where it has no table."""
+    if layout_of(folder) is not Layout.table:
+        return frozenset()
+    return frozenset(row["identity"] for row in read_table(folder) if row["split"] == split)
 
 
 def _place(name: str) -> float:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from facekd.errors import DataError
+from facekd.recognition.data.encoded import LazyCrops
 from facekd.recognition.data.mask_shards import read_masks
 from facekd.recognition.data.shards import read_faces
 
@@ -64,6 +65,22 @@ def test_faults_are_named(tmp_path: Path) -> None:
     (folder / "faces.csv").write_text("shard,file\na.zip,0.webp\n")
     with pytest.raises(DataError, match="identity, split"):
         read_faces([folder], "train")
+
+
+def test_a_large_table_stays_encoded_until_it_is_used(tmp_path: Path) -> None:
+    first = write_faces(tmp_path / "x", [("ann", "train", 10), ("bob", "val", 30), ("", "train", 20)])
+    second = write_faces(tmp_path / "y", [("bob", "train", 40), ("ann", "train", 50)])
+    whole = read_faces([first, second], "train", teachers=["t"], most_decoded=4)
+    lazy = read_faces([first, second], "train", teachers=["t"], most_decoded=3)
+    assert isinstance(whole.crops, np.ndarray)
+    assert isinstance(lazy.crops, LazyCrops)
+    np.testing.assert_array_equal(lazy.crops[:], whole.crops)
+    np.testing.assert_array_equal(lazy.keys, whole.keys)
+    assert (lazy.people, lazy.labels.tolist()) == (whole.people, whole.labels.tolist())
+    table = (second / "faces.csv").read_text()
+    (second / "faces.csv").write_text(table.replace("1.webp", "absent.webp"))
+    with pytest.raises(DataError, match=r"absent\.webp"):
+        read_faces([first, second], "train", most_decoded=3)
 
 
 def test_masks(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -13,9 +14,10 @@ from PIL import Image
 
 from facekd.errors import DataError
 from facekd.recognition.data.encoded import chosen_crops, joined_crops
+from facekd.recognition.data.face_sets import join_sets
 from facekd.recognition.data.record_io import RecordWriter
 from facekd.recognition.data.shards import FaceSet
-from facekd.recognition.data.sources import held_out, join_sets, read_folder, read_training, read_validation
+from facekd.recognition.data.sources import held_out, read_folder, read_training, read_validation
 
 
 def picture(value: int) -> bytes:
@@ -182,6 +184,93 @@ def test_no_more_people_are_held_out_than_validation_looks_at(tmp_path: Path, mo
     assert few < everyone
     assert set(read_validation([folder], val_share=0.5).people) == few
     assert len(read_training([folder], val_share=0.5).people) == 37
+
+
+def table(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    """Rows of (identity, split); the crop's grey value is the row's number."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for number in range(len(rows)):
+            archive.writestr(f"{number}.png", picture(number))
+    lines = [f"a.zip,{number}.png,{who},{split}" for number, (who, split) in enumerate(rows)]
+    (folder / "faces.csv").write_text("\n".join(["shard,file,identity,split", *lines]))
+    return folder
+
+
+EVERYBODY = ("ada", "bob", "cyd", "dan", "eve")
+
+
+@pytest.mark.parametrize("layout", ["table", "people"])
+def test_people_of_val_and_test_are_not_trained_on_from_any_folder(tmp_path: Path, layout: str) -> None:
+    splits = {"ada": "val", "bob": "val", "eve": "test"}
+    rows = [(name, splits.get(name, "train")) for name in EVERYBODY for _ in range(2)]
+    split = table(tmp_path / "split", [*rows, ("", "train"), ("", "val"), ("", "test")])
+    if layout == "table":
+        other = table(tmp_path / "other", [*((name, "train") for name in EVERYBODY for _ in range(2)), ("", "train")])
+    else:
+        other = tmp_path / "other"
+        for name in EVERYBODY:
+            (other / name).mkdir(parents=True)
+            for number in range(2):
+                (other / name / f"{number}.png").write_bytes(picture(number))
+    faces = read_training([split, other])
+    assert faces.people == ("cyd", "dan")
+    assert np.bincount(faces.labels[faces.labels >= 0]).tolist() == [4, 4]
+    assert np.count_nonzero(faces.labels < 0) == (2 if layout == "table" else 1)  # nobody's are no people of val
+    val = read_validation([split, other])
+    assert (val.people, len(val)) == (("ada", "bob"), 4)
+
+
+def test_people_of_test_are_neither_trained_on_nor_chosen_on_without_a_val_split(tmp_path: Path) -> None:
+    tested = table(tmp_path / "tested", [("ada", "test"), ("ada", "test")])
+    other = table(tmp_path / "other", [(name, "train") for name in EVERYBODY for _ in range(2)])
+    assert read_training([tested, other], val_share=0.0).people == EVERYBODY[1:]
+    assert read_validation([tested, other], val_share=1.0).people == EVERYBODY[1:]
+    with pytest.raises(DataError, match="without the 5 people of validation and test"):
+        read_training([tested, other], val_share=1.0)
+
+
+def test_folders_of_nobody_but_people_of_val_are_passed_over_or_refused(tmp_path: Path) -> None:
+    val = table(tmp_path / "val", [(name, "val") for name in ("ada", "bob") for _ in range(2)])
+    known = table(tmp_path / "known", [("ada", "train")])
+    for name in ("ada", "cyd"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "0.png").write_bytes(picture(9))
+    assert read_training([val, known, tmp_path / "cyd"]).people == ("cyd",)
+    with pytest.raises(DataError, match="2 people of validation and test, who must not be trained on"):
+        read_training([val, tmp_path / "ada"])
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_of_many_crops_of_validation_some_of_each_person_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    rows = [(name, split) for name in EVERYBODY for _ in range(9 if name == "bob" else 3)]
+    folder = table(tmp_path / "crops", rows)
+
+    def seen() -> dict[str, list[int]]:
+        found = read_validation([folder], val_share=1.0)
+        assert isinstance(found.crops, np.ndarray)
+        greys: dict[str, list[int]] = {name: [] for name in EVERYBODY}
+        for name, crop in zip(names(found), found.crops, strict=True):
+            greys[name].append(int(crop[0, 0, 0]))
+        return greys
+
+    whole = seen()
+    assert [len(found) for found in whole.values()] == [3, 9, 3, 3, 3]
+    assert sorted(grey for found in whole.values() for grey in found) == list(range(21))
+    sources = "facekd.recognition.data.sources"
+    monkeypatch.setattr(f"{sources}.MOST_VAL_CROPS", 21)
+    assert seen() == whole  # not more than the most
+    monkeypatch.setattr(f"{sources}._share_of_people", lambda *_: frozenset(EVERYBODY))
+    monkeypatch.setattr(f"{sources}.MOST_VAL_CROPS", 8)
+    monkeypatch.setattr(f"{sources}.MOST_OF_ONE", 2)
+    few = seen()
+    assert sum(len(found) for found in few.values()) == 8
+    assert sorted(len(found) for found in few.values()) == [0, 2, 2, 2, 2]
+    order = sorted(EVERYBODY, key=lambda name: hashlib.sha256(name.encode()).digest())
+    assert not few[order[-1]]
+    assert few["bob"] == [3, 11]  # from the first to the last
 
 
 def test_chosen_crops_are_indexed_as_an_array() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -21,9 +22,10 @@ from facekd.distill.embedding import cosine_embedding_loss  # noqa: E402
 from facekd.distill.opening import cached_answers, distil  # noqa: E402
 from facekd.distill.relation import similarity_matrix_loss  # noqa: E402
 from facekd.distill.teachers import TorchTeacher  # noqa: E402
-from facekd.engine.loop import fit  # noqa: E402
+from facekd.engine.loop import TrainingDiverged, fit  # noqa: E402
 from facekd.engine.settings import parse_recipe  # noqa: E402
 from facekd.errors import ConfigError, DataError  # noqa: E402
+from facekd.evaluation.verification import tar_at_far  # noqa: E402
 from facekd.recognition import mask_train, train  # noqa: E402
 from facekd.recognition.data.augment import Augmentation  # noqa: E402
 from facekd.recognition.data.mask_shards import MaskSet  # noqa: E402
@@ -372,13 +374,54 @@ def test_sampled_classes_train_and_the_head_is_whole_without(tmp_path: Path) -> 
     before = head.head.weight.detach().clone()
     outcome = fit(task, settings.training, tmp_path)
     assert all(np.isfinite(outcome.losses))
-    assert int(head.draws) == 4
+    assert int(head.draws) == 3  # in the first step its weight is 0
     assert not torch.equal(before, head.head.weight)
     again = make(recipe(margin={"sample_rate": 0.5}, network={"init": str(outcome.best_path)}), crops)
     torch.testing.assert_close(again.module["task"]["head"].head.weight.norm(dim=1), torch.ones(8))
     assert not isinstance(make(recipe()).module["task"]["head"], PartialFC)
     with pytest.raises(ConfigError, match="sample_rate"):
         recipe(margin={"sample_rate": 0.0})
+
+
+@pytest.mark.parametrize(("head", "statistic"), [("curricularface", "t"), ("adaface", "mean")])
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+def test_no_head_sees_anything_while_its_weight_is_0(head: str, statistic: str, sample_rate: float) -> None:
+    margin = {"head": head, "sample_rate": sample_rate, "ramp": [0.2, 0.4]}
+    task = train.EmbedderTask(recipe(margin=margin), faces(), faces(seed=1))
+    part: Any = task.module["head"]
+    inner = part.head if sample_rate < 1 else part
+    first = float(getattr(inner, statistic))
+    found = task.losses(task.batch(0), 0, 0.2)["margin"]
+    found.backward()
+    assert found.item() == 0.0
+    assert float(getattr(inner, statistic)) == first
+    assert part.head.weight.grad is None if sample_rate < 1 else part.weight.grad is None
+    task.losses(task.batch(1), 1, 0.3)
+    assert float(getattr(inner, statistic)) != first
+
+
+def test_validation_compares_all_pairs_of_people_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.append(np.repeat(np.arange(100), 20), [-1, -1])
+    rows = rng.normal(size=(100, 16))[labels] + 0.9 * rng.normal(size=(len(labels), 16))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    first, second = np.triu_indices(2000, 1)
+    scores = (rows[:2000] @ rows[:2000].T)[first, second]
+    same = labels[first] == labels[second]
+    wanted = {far: tar_at_far(scores[same], scores[~same], far).tar for far in (1e-2, 1e-3, 1e-4)}
+    assert 0.05 < wanted[1e-4] < wanted[1e-2] < 0.95
+    val = FaceSet(np.zeros((len(labels), 1, 1, 3), np.uint8), labels, tuple(f"p{i}" for i in range(100)))
+    task = train.EmbedderTask(recipe(), faces(), val)
+    monkeypatch.setattr(train, "embed", lambda *_: rows)
+    tracemalloc.start()
+    found = task.validate(task.student)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == pytest.approx({"score": wanted[1e-3], "tar_1e-2": wanted[1e-2], "tar_1e-4": wanted[1e-4]}, abs=2e-4)
+    assert most < 40e6  # bytes; 2 million pairs at once took 74 million
+    monkeypatch.setattr(train, "embed", lambda *_: rows * np.nan)
+    with pytest.raises(TrainingDiverged, match="length nan"):
+        task.validate(task.student)
 
 
 def test_starting_from_onnx_restores_the_student_and_refits_adapter_and_centres(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ The thresholds come from one set of people (`val`), the judgement from others (`
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from facekd.errors import ConfigError, DataError
 from facekd.evaluation.calibrate import CALIBRATION_RATES, measure_curve
 from facekd.evaluation.lfw import LfwPhotographs, person_of, read_landmarks
 from facekd.evaluation.open_set import OpenSetFigures, Stated, open_set_figures
+from facekd.evaluation.photographs import Photographs
 from facekd.evaluation.probe_sets import compare_sets
 from facekd.evaluation.progress import Progress, silently
 from facekd.gallery.calibration import Calibration, from_curves
@@ -26,7 +29,7 @@ from facekd.gallery.fusion import Fusion, fusible
 from facekd.images import load_image
 from facekd.recognition.align import align_face
 from facekd.recognition.evaluate import CropEmbedder, embed_crops
-from facekd.recognition.evaluate_crops import crop_embeddings, read_crop_table
+from facekd.recognition.evaluate_crops import CropTable, crop_embeddings, read_crop_table
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -49,7 +52,7 @@ class Embedding:
     Args:
         embedder: ours, or a peer; None with `stored`.
         label: names the embedder's files; its contract, so that another model never gets them.
-        keep: folder for the embeddings; None keeps nothing.
+        keep: folder for the embeddings; None keeps nothing. Files are named by what the pictures hold, too.
         stored: embeddings of the crops (.npy, a row for each line of ``faces.csv``), in place of an embedder.
         progress: shows how far it is.
     """
@@ -77,8 +80,10 @@ class Embedding:
 
         if self._stored is not None:
             rows = crop_embeddings(table, None, self._stored)
-            return People(rows / np.linalg.norm(rows, axis=1, keepdims=True), table.column("identity"))
-        return People(self._kept(f"{Path(root).name}-{split}", len(table.rows), embed), table.column("identity"))
+            return People(_unit_length(rows), table.column("identity"))
+        data = f"{Path(root).resolve().name}-{split}"
+        rows = self._kept(data, _pictures_of(table), len(table.rows), embed)
+        return People(rows, table.column("identity"))
 
     def lfw(self, root: str | os.PathLike[str]) -> People:
         """The photographs of LFW, aligned from ``landmarks.csv``.
@@ -101,19 +106,25 @@ class Embedding:
             rows = embed_crops(embedder, crops).values()
             return np.stack([row for row in rows if row is not None])
 
-        return People(self._kept("lfw", len(landmarks), embed), [person_of(name) for name in landmarks])
+        made_of = chain(
+            (str(points.tolist()).encode() for points in landmarks.values()), map(photographs.read, landmarks)
+        )
+        rows = self._kept("lfw", made_of, len(landmarks), embed)
+        return People(rows, [person_of(name) for name in landmarks])
 
-    def _kept(self, data: str, rows: int, embed: Callable[[], Embeddings]) -> Embeddings:
+    def _kept(self, data: str, made_of: Iterable[bytes], rows: int, embed: Callable[[], Embeddings]) -> Embeddings:
         if self._keep is None:
             return embed()
-        path = self._keep / f"{self._label}-{data}.npy"
-        if path.is_file():
-            stored = np.load(path, allow_pickle=False)
-            if len(stored) == rows:
-                return np.asarray(stored, np.float32)
+        path = self._keep / f"{self._label}-{data}-{_digest(made_of)}.npy"
+        stored = _read_rows(path, rows)
+        if stored is not None:
+            return stored
         embeddings = embed()
         self._keep.mkdir(parents=True, exist_ok=True)
-        np.save(path, embeddings)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, embeddings)
+        partial.replace(path)
         return embeddings
 
 
@@ -177,9 +188,54 @@ def shows_labelled_person(screening: Embeddings, identities: Sequence[str]) -> n
 
     Such a match would be right, not wrong. It has to be another model: the one under test must not choose its own
     questions.
+
+    Args:
+        screening: (N, D) of any length, as networks and files give them.
+        identities: N names, empty where nobody knows.
+
+    Raises:
+        DataError: a row has no direction.
     """
     known = np.array([bool(name) for name in identities])
     best = np.full(len(known), -1.0, np.float32)
     if known.any() and not known.all():
-        best[~known] = (screening[~known] @ screening[known].T).max(axis=1)
+        rows = _unit_length(screening)
+        best[~known] = (rows[~known] @ rows[known].T).max(axis=1)
     return np.asarray(best >= SAME_PERSON_COSINE)
+
+
+def _unit_length(rows: Embeddings) -> Embeddings:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
+    if len(wrong):
+        raise DataError(
+            f"embedding {wrong[0]} of {len(rows)} has length {lengths[wrong[0], 0]:g} and says nothing: make them again"
+        )
+    return np.asarray(rows / lengths)
+
+
+def _pictures_of(table: CropTable) -> Iterator[bytes]:
+    """The files of a table's crops, in its order."""
+    archives: dict[str, Photographs] = {}
+    for row in table.rows:
+        shard = row.get("shard") or "."
+        if shard not in archives:
+            archives[shard] = Photographs(table.root / shard)
+        yield archives[shard].read(row["file"])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits over contents in their order; reading them takes seconds where embedding takes minutes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
+
+
+def _read_rows(path: Path, rows: int) -> Embeddings | None:
+    """Kept embeddings; None where there are none, or the file is damaged."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return np.asarray(stored, np.float32) if stored.ndim == 2 and len(stored) == rows else None

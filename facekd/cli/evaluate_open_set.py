@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +97,7 @@ def open_set(
         embedder = load_embedder(model, peer, peer_models) if embeddings is None else None
         of_model = str(embeddings or peer or model)
         contract = getattr(embedder, "contract", of_model)
-        embedding = Embedding(embedder, contract, keep, embeddings, output.progress)
+        embedding = Embedding(embedder, _label(contract, peer, peer_models), keep, embeddings, output.progress)
         if calibration is not None:
             thresholds = Calibration.load(calibration)
         else:
@@ -136,6 +137,15 @@ def open_set(
             "results": {name: [row.to_dict() for row in rows] for name, rows in figures.items()},
         }
         output.result(answer, text=_table(figures))
+
+
+def _label(contract: str, peer: str | None, folder: Path | None) -> str:
+    """What names the kept embeddings of a model: a peer has no contract, and two files of it may differ."""
+    if peer is None:
+        return contract
+    from facekd.bench.peers import peer_file
+
+    return f"{peer}-{hashlib.sha256(peer_file(peer, folder).read_bytes()).hexdigest()[:16]}"
 
 
 def _sizes(text: str) -> list[int]:

@@ -43,11 +43,13 @@ class CropTable:
         root: the folder.
         rows: their lines, column by name.
         numbers: (N,) int64: where each line stands in the whole table, from 0 (embeddings on disk have that order).
+        lines: of the whole table, every split.
     """
 
     root: Path
     rows: tuple[dict[str, str], ...]
     numbers: NDArray[np.int64]
+    lines: int
 
     def column(self, name: str) -> list[str]:
         """One column.
@@ -108,7 +110,7 @@ def read_crop_table(root: str | os.PathLike[str], table: str, split: str) -> Cro
     if not numbers:
         known = ", ".join(sorted({row["split"] for row in rows})) or "none"
         raise DataError(f"{path} has no line of the split {split!r}; it has {known}")
-    return CropTable(Path(root), tuple(rows[k] for k in numbers), np.array(numbers, np.int64))
+    return CropTable(Path(root), tuple(rows[k] for k in numbers), np.array(numbers, np.int64), len(rows))
 
 
 def crop_embeddings(
@@ -127,15 +129,18 @@ def crop_embeddings(
 
     Raises:
         ConfigError: neither an embedder nor a file.
-        DataError: the file cannot be read or has too few rows.
+        DataError: the file cannot be read, or has not a row for each line.
     """
     if stored is not None:
         try:
             matrix = np.load(stored, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"Cannot read the embeddings {stored}: {error}") from error
-        if matrix.ndim != 2 or len(matrix) <= crops.numbers.max():
-            raise DataError(f"{stored} has shape {matrix.shape}; wanted one row for each line of the table")
+        if matrix.ndim != 2 or len(matrix) != crops.lines:
+            raise DataError(
+                f"{stored} has shape {matrix.shape}; wanted one row for each line of the table, {crops.lines}: name "
+                f"the embeddings of all crops of {crops.root}"
+            )
         return np.asarray(matrix[crops.numbers], np.float32)
     if embedder is None:
         raise ConfigError("Crops need an embedder, or embeddings from a file")

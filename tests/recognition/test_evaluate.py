@@ -449,14 +449,15 @@ def test_crops_errors(crops: Path) -> None:
         evaluate_crops(table, crop_embeddings(table, ByColour()), rates=(0.1,), replicates=0, group_column="hat")
     with pytest.raises(ConfigError, match="embedder"):
         crop_embeddings(table, None)
-    np.save(crops / "short.npy", np.zeros((3, 4), np.float32))
-    with pytest.raises(DataError, match="one row for each line"):
-        crop_embeddings(table, None, crops / "short.npy")
+    for rows in (3, 14, 16):  # of 15 lines, the last of another split; 16 are some other folder's
+        np.save(crops / "other.npy", np.ones((rows, 4), np.float32))
+        with pytest.raises(DataError, match="one row for each line of the table, 15"):
+            crop_embeddings(table, None, crops / "other.npy")
     only = read_crop_table(crops, "faces.csv", "train")
     embedded = crop_embeddings(only, ByColour())
     with pytest.raises(DataError, match="fewer than two"):
         evaluate_crops(only, embedded)
-    single = CropTable(table.root, tuple(table.rows[k] for k in (0, 3)), table.numbers[[0, 3]])
+    single = CropTable(table.root, tuple(table.rows[k] for k in (0, 3)), table.numbers[[0, 3]], table.lines)
     with pytest.raises(DataError, match="only one crop of each of its 2 people"):
         evaluate_crops(single, np.eye(2, dtype=np.float32))
     with pytest.raises(DataError, match="normalise"):

@@ -174,11 +174,15 @@ class FaceTracker(Generic[F]):
         keep_frames: int | None = None,
         same_face_iou: float = 0.3,
     ) -> None:
+        if not callable(getattr(detector, "detect", None)):
+            raise ConfigError(
+                f"a tracker asks a detector, got {detector!r}: hand in a Detector, such as pipeline.detector"
+            )
         for name, value, least in (("every", every, 1), ("bridged", bridged, 0), ("keep_frames", keep_frames, 0)):
-            if value is not None and value < least:
-                raise ConfigError(f"{name} of a tracker must be at least {least}, got {value}")
-        if not 0 < same_face_iou < 1:
-            raise ConfigError(f"same_face_iou must lie between 0 and 1, got {same_face_iou}")
+            if value is not None and not (isinstance(value, (int, np.integer)) and value >= least):
+                raise ConfigError(f"{name} of a tracker must be a whole number from {least}, got {value!r}")
+        if not (isinstance(same_face_iou, (int, float)) and 0 < same_face_iou < 1):
+            raise ConfigError(f"same_face_iou must lie between 0 and 1, got {same_face_iou!r}")
         self.detector = detector
         self.every = every
         self.bridged = bridged if every > 1 else 0

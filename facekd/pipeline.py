@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.detection.detector import Detection, Detector
+from facekd.errors import ConfigError
 from facekd.images import ImageSource, load_image
 from facekd.recognition.align import align_face
 from facekd.recognition.embedder import Embedder
@@ -52,6 +53,8 @@ class Face:
 class FacePipeline:
     """All stages in one object; make one and keep it, since it holds the loaded models.
 
+    Any number of threads may share it, at the same time too: it keeps nothing of a picture.
+
     Args:
         detector: by default the zoo's.
         embedder: by default the zoo's.
@@ -59,6 +62,7 @@ class FacePipeline:
         threads: processor threads of the models that are loaded here; 0 is automatic.
 
     Raises:
+        ConfigError: an argument is no detector, no embedder or no mask head.
         ModelError: a model is missing or damaged.
     """
 
@@ -69,6 +73,13 @@ class FacePipeline:
         mask_head: MaskHead | None = None,
         threads: int = 0,
     ) -> None:
+        for given, name, needed in (
+            (detector, "detector", "detect_batch"),
+            (embedder, "embedder", "embed"),
+            (mask_head, "mask_head", "predict"),
+        ):
+            if given is not None and not hasattr(given, needed):
+                raise ConfigError(f"{name} of a pipeline must have a method {needed}, got {given!r}: hand in an object")
         self.detector = detector or Detector(threads=threads)
         self.embedder = embedder or Embedder(threads=threads)
         self.mask_head = mask_head or MaskHead(threads=threads)

@@ -36,12 +36,21 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What :meth:`Gallery.enrol` did, by position among the faces handed in."""
+    """What :meth:`Gallery.enrol` did, by position among the faces handed in.
+
+    Attributes:
+        person: the name.
+        enrolled: positions.
+        refused: positions with the reason.
+        warnings: what is worth telling.
+        ids: of the templates of ``enrolled``, in that order; None for what is part of a template of several alone.
+    """
 
     person: str
     enrolled: tuple[int, ...]
     refused: tuple[tuple[int, EnrolmentRefused], ...]
     warnings: tuple[Warned, ...]
+    ids: tuple[int | None, ...] = ()
 
 
 class Admission:
@@ -59,6 +68,7 @@ class Admission:
         self._warnings: list[Warned] = []
         self._kept: dict[int, NewTemplate] = {}
         self._own: Sequence[StoredTemplate] = ()
+        self._ids: dict[int, int] = {}
 
     @property
     def templates(self) -> list[NewTemplate]:
@@ -126,6 +136,12 @@ class Admission:
             if others and others[0].score >= threshold:
                 self._warnings.append(Warned(position, "belongs-to-other", others[0].person, others[0].score))
 
+    def note_ids(self, stored: Sequence[NewTemplate], ids: Sequence[int]) -> None:
+        """Note under which ids what :meth:`plan` gave was stored."""
+        of_template = {id(template): identifier for template, identifier in zip(stored, ids, strict=True)}
+        kept = ((position, of_template.get(id(template))) for position, template in self._kept.items())
+        self._ids = {position: identifier for position, identifier in kept if identifier is not None}
+
     def result(self, name: str) -> Enrolment:
         """The report."""
         warnings = [warned for warned in self._warnings if warned.position in self._kept]
@@ -134,6 +150,7 @@ class Admission:
             enrolled=tuple(self._kept),
             refused=tuple(sorted(self._refused.items())),
             warnings=tuple(sorted(warnings, key=lambda warned: warned.position)),
+            ids=tuple(self._ids.get(position) for position in self._kept),
         )
 
     def _refuse(self, position: int, error: EnrolmentRefused) -> None:

@@ -70,6 +70,9 @@ class TemplateStore(Protocol):
     def templates_of(self, number: int) -> list[StoredTemplate]:
         """Every template of one person, oldest first."""
 
+    def readable_templates_of(self, number: int) -> tuple[list[StoredTemplate], list[int]]:
+        """A person's templates that open, oldest first, and the ids of those that are damaged."""
+
     def count_templates(self) -> int:
         """How many templates there are."""
 

@@ -16,6 +16,13 @@ from facekd.gallery.schema import APPLICATION_ID, PAGE_SIZE, current_version, mi
 
 RESTORE = "restore a backup with `facekd gallery restore`, or move the file away and enrol anew"
 
+WAIT = "another process is writing to it: try again when it is done (from Python also: open it with a longer timeout_s)"
+
+OWN_COPY = (
+    "it cannot be written, which reading it needs, too (SQLite's WAL): check the permissions of the file and of its "
+    "folder; who may only read it is given a copy of it, made by the owner with `facekd gallery backup`"
+)
+
 EMPTYING_MS = 1000
 """How long a removal waits for readers of an older state, until it says that not everything is erased yet."""
 
@@ -23,10 +30,10 @@ HEADER_BYTES = 100
 """Of an SQLite file."""
 
 _REMEDIES = {
-    sqlite3.SQLITE_BUSY: "another process is writing to it: try again, or raise timeout_s",
-    sqlite3.SQLITE_LOCKED: "another process is writing to it: try again, or raise timeout_s",
-    sqlite3.SQLITE_READONLY: "it cannot be written: check the permissions of the file and of its folder",
-    sqlite3.SQLITE_PERM: "it cannot be written: check the permissions of the file and of its folder",
+    sqlite3.SQLITE_BUSY: WAIT,
+    sqlite3.SQLITE_LOCKED: WAIT,
+    sqlite3.SQLITE_READONLY: OWN_COPY,
+    sqlite3.SQLITE_PERM: OWN_COPY,
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that its folder exists and may be written",
     sqlite3.SQLITE_IOERR: "the disk reports an error: check the disk; the last complete change is kept",
     sqlite3.SQLITE_FULL: "the disk is full: make room and repeat the change; nothing of it was stored",

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from facekd.errors import ConfigError, EnrolmentRefused, ImageError
 from facekd.gallery.admission import Warned
+from facekd.gallery.arguments import photographs_of
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.policy import WARNINGS, EnrolmentPolicy, FaceLike
 from facekd.gallery.records import check_name
@@ -33,11 +34,13 @@ class Enrolled:
         path: as given; ``photograph 1`` and so on for what has no path.
         quality: 0..1.
         warnings: what is worth telling about it.
+        id: of its template; None where it is only part of a template of several photographs.
     """
 
     path: str
     quality: float
     warnings: tuple[Warned, ...] = ()
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,12 @@ class EnrolmentReport:
         return {
             "person": self.person,
             "enrolled": [
-                {"path": photo.path, "quality": photo.quality, "warnings": [_warning(told) for told in photo.warnings]}
+                {
+                    "path": photo.path,
+                    "id": photo.id,
+                    "quality": photo.quality,
+                    "warnings": [_warning(told) for told in photo.warnings],
+                }
                 for photo in self.enrolled
             ],
             "refused": [
@@ -82,7 +90,7 @@ class EnrolmentReport:
 def enrol_photographs(
     gallery: Gallery,
     person: str,
-    photographs: Sequence[ImageSource],
+    photographs: Sequence[ImageSource] | ImageSource,
     pipeline: Pipeline,
     *,
     which: Which = None,
@@ -93,7 +101,7 @@ def enrol_photographs(
     Args:
         gallery: where to.
         person: the name; somebody new is added, somebody known gets more templates.
-        photographs: anything that :func:`facekd.images.load_image` takes.
+        photographs: anything that :func:`facekd.images.load_image` takes, in a list, or one by itself.
         pipeline: finds and embeds the faces; its embedder must be the gallery's.
         which: in photographs of several people, the face that is meant: ``largest``, or its place from the left.
         policy: instead of the gallery's own.
@@ -106,6 +114,7 @@ def enrol_photographs(
     """
     policy = policy or gallery.policy
     name = check_name(person)
+    photographs = photographs_of(photographs)
     if not photographs:
         raise ConfigError(f"there is no photograph of {name!r} to enrol: name at least one")
     labels = [_label(source, position) for position, source in enumerate(photographs)]
@@ -128,8 +137,9 @@ def enrol_photographs(
             labels[positions[place]],
             float(faces[positions[place]].quality.score),
             tuple(told for told in done.warnings if told.position == place),
+            identifier,
         )
-        for place in done.enrolled
+        for place, identifier in zip(done.enrolled, done.ids, strict=True)
     ]
     turned_down = [Refused(labels[place], error.reason, str(error)) for place, error in sorted(refused.items())]
     return EnrolmentReport(name, tuple(enrolled), tuple(turned_down))

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
+from facekd.gallery.arguments import Probe, check_numbers, faces_of, probes_of
 from facekd.gallery.backend import PeopleIndex, TemplateStore
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import (
@@ -29,9 +30,10 @@ from facekd.gallery.decision import (
 from facekd.gallery.fusion import without
 from facekd.gallery.location import parse_location
 from facekd.gallery.opening import open_backend
-from facekd.gallery.policy import EnrolmentPolicy, FaceLike, is_masked
+from facekd.gallery.policy import EnrolmentPolicy, is_masked
 from facekd.gallery.records import (
     Person,
+    PersonRecord,
     Removal,
     StoredTemplate,
     Templates,
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 
 DIMENSION = 512
 
-Probe = FaceLike | npt.NDArray[np.float32]
 Clock = Callable[[], datetime]
 
 
@@ -60,6 +61,10 @@ class Gallery:
     One object serves any number of threads, and any number of processes may have the same file open: a change is
     one transaction, and every answer is given on the latest state, other processes' changes included. What Milvus does
     not promise is in docs/milvus.md; decisions are the same.
+
+    The threads of one object take turns. One that waits for another process's change, up to ``timeout_s``, keeps the
+    others waiting, and a removal waits up to a second for readers of an older state. Where answers must not wait for
+    enrolments, as at a door, let the door's thread open an object of its own: reading waits for nobody.
     """
 
     def __init__(
@@ -197,6 +202,10 @@ class Gallery:
         """The time of a change, as it is stored."""
         return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
 
+    def __bool__(self) -> bool:
+        """True, also of an empty gallery: ``gallery or Gallery.open(…)`` must not open another."""
+        return True
+
     def __len__(self) -> int:
         """How many templates there are."""
         with self._store.reading():
@@ -206,6 +215,17 @@ class Gallery:
         """Everybody enrolled, by name."""
         with self._store.reading():
             return self._store.people()
+
+    def record(self, person: str) -> PersonRecord:
+        """What there is of one person, damaged templates included.
+
+        Raises:
+            UnknownPerson: nobody of that name is enrolled.
+        """
+        with self._store.reading():
+            known = self._known(person)
+            templates, damaged = self._store.readable_templates_of(known.number)
+        return PersonRecord(known, tuple(templates), tuple(damaged))
 
     def templates(self, person: str) -> list[StoredTemplate]:
         """The templates of one person, oldest first.
@@ -227,10 +247,13 @@ class Gallery:
     ) -> Enrolment:
         """Enrol faces of one person, adding to those that the person already has. One transaction.
 
+        All of them become that person's. Who hands over everybody in a photograph lets the bystanders in under the
+        person's name: :meth:`enrol_photographs` refuses a photograph of several people, and says so.
+
         Args:
             person: the name; somebody new is added.
-            faces: faces from :class:`facekd.pipeline.FacePipeline`, which the policy judges; or embeddings (D,) of
-                unit length, which the caller has judged.
+            faces: faces of this one person, one a photograph, from :class:`facekd.pipeline.FacePipeline`, which the
+                policy judges; or embeddings (D,) of unit length, which the caller has judged.
             policy: instead of the gallery's own.
 
         Returns:
@@ -238,11 +261,11 @@ class Gallery:
             was refused is not added.
 
         Raises:
-            ConfigError: the name or an embedding is not valid; nothing was stored.
+            ConfigError: the name, a face or an embedding is not valid; nothing was stored.
         """
         name = check_name(person)
         admission = Admission(policy or self.policy, self.dimension)
-        admission.look(faces)
+        admission.look(faces_of(faces))
         with self._store.writing():
             self._live.refresh()
             known = self._store.person(name)
@@ -255,14 +278,14 @@ class Gallery:
                 replaced, stored = admission.plan()
                 if replaced:
                     self._store.remove_templates(replaced)
-                self._store.add_templates(number, stored, now)
+                admission.note_ids(stored, self._store.add_templates(number, stored, now))
                 self._store.log(now, "enrol", {"person": number, "templates": len(stored) - len(replaced)})
         return admission.result(name)
 
     def enrol_photographs(
         self,
         person: str,
-        photographs: Sequence[ImageSource],
+        photographs: Sequence[ImageSource] | ImageSource,
         pipeline: Pipeline,
         *,
         which: int | Literal["largest"] | None = None,
@@ -305,17 +328,24 @@ class Gallery:
     def remove_templates(self, person: str, ids: Sequence[int]) -> Removal:
         """Delete some templates of one person, as ``facekd gallery audit-templates`` may advise.
 
+        Also those that are damaged: a single one stops every identification.
+
         Raises:
             UnknownPerson: nobody of that name is enrolled.
             ConfigError: an id is not one of that person's.
         """
         with self._store.writing():
             known = self._known(person)
-            own = self._store.templates_of(known.number)
-            strange = set(ids) - {template.id for template in own}
+            own, damaged = self._store.readable_templates_of(known.number)
+            strange = set(ids) - {template.id for template in own} - set(damaged)
             if strange:
-                raise ConfigError(f"{known.name!r} has no template {sorted(strange)[0]}")
+                raise ConfigError(
+                    f"{known.name!r} has no template {sorted(strange)[0]}: see `facekd people show {quote(known.name)}`"
+                )
             stale, doubtful, renewed = without(own, set(ids))
+            if set(ids) & set(damaged):  # nothing tells which means it is part of
+                doubtful = [template.id for template in own if template.photographs > 1 and template.id not in ids]
+                stale, renewed = [], []
             self._store.remove_templates(sorted({*ids, *stale, *doubtful}))
             now = self.now()
             self._store.add_templates(known.number, renewed, now)
@@ -354,7 +384,7 @@ class Gallery:
             threshold: a cosine set by hand instead.
 
         Raises:
-            ConfigError: no calibration and no threshold, or a value out of range.
+            ConfigError: no calibration and no threshold, a value out of range, or what is no face.
         """
         return self.identify_many([probe], fpir=fpir, threshold=threshold)[0]
 
@@ -362,6 +392,8 @@ class Gallery:
         self, probes: Sequence[Probe], *, fpir: float = ACCESS_FPIR, threshold: float | None = None
     ) -> list[Decision]:
         """:meth:`identify` for several probes at once, all on the same state of the gallery."""
+        probes = probes_of(probes)
+        check_numbers(fpir=fpir, threshold=threshold)
         if not probes:
             return []
         with self._store.reading():
@@ -388,6 +420,8 @@ class Gallery:
         Raises:
             UnknownPerson: nobody of that name is enrolled.
         """
+        (probe,) = probes_of([probe])
+        check_numbers(fmr=fmr, threshold=threshold)
         with self._store.reading():
             own = self._store.templates_of(self._known(person).number)
         (embedding,) = self._embeddings([probe])

@@ -83,6 +83,31 @@ class StoredTemplate:
     created: str
     photographs: int = 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, without the embedding."""
+        names = ("id", "created", "quality", "mask", "photographs")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """What the gallery holds of somebody.
+
+    Attributes:
+        person: name and number.
+        templates: those that open, oldest first.
+        damaged: ids of those that do not.
+    """
+
+    person: Person
+    templates: tuple[StoredTemplate, ...]
+    damaged: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of ``facekd people show``."""
+        templates = [template.to_dict() for template in self.templates]
+        return {**self.person.to_dict(), "templates": templates, "damaged": list(self.damaged)}
+
 
 @dataclass(frozen=True, slots=True)
 class Removal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -274,6 +275,18 @@ class Store:
         embeddings = self._unseal(rows)
         return [StoredTemplate(row[0], row[1], embeddings[n], *row[3:]) for n, row in enumerate(rows)]
 
+    def readable_templates_of(self, number: int) -> tuple[list[StoredTemplate], list[int]]:
+        """A person's templates that open, oldest first, and the ids of those that do not."""
+        columns = "id, person, template, quality, mask, created, photographs"
+        rows = self._run(f"SELECT {columns} FROM templates WHERE person = ? ORDER BY id", (number,)).fetchall()
+        readable, damaged = [], []
+        for row in rows:
+            try:
+                readable.append(StoredTemplate(row[0], row[1], self._unseal([row])[0], *row[3:]))
+            except GalleryError:
+                damaged.append(row[0])
+        return readable, damaged
+
     def count_templates(self) -> int:
         """How many templates there are."""
         return int(self._run("SELECT count(*) FROM templates").fetchone()[0])
@@ -319,10 +332,22 @@ class Store:
         return rows
 
     def _unseal(self, rows: Sequence[tuple[Any, ...]]) -> Templates:
-        data = b"".join(self.sealer.unseal(bytes(row[2]), _place(row[0], row[1])) for row in rows)
+        data = b"".join(self._open(row[0], row[1], bytes(row[2])) for row in rows)
         if len(data) != 4 * self.dimension * len(rows):
             raise GalleryError(f"gallery {self.path} holds a template of a wrong length: run `facekd gallery check`")
         return np.frombuffer(data, "<f4").reshape(len(rows), self.dimension).astype(np.float32, copy=False)
+
+    def _open(self, identifier: int, number: int, record: bytes) -> bytes:
+        try:
+            return self.sealer.unseal(record, _place(identifier, number))
+        except GalleryError as error:
+            name = self.names([number]).get(number)
+            if name is None:
+                raise
+            raise GalleryError(
+                f"{error}, or remove it with `facekd people remove {shlex.quote(name)} --template {identifier}` and "
+                f"enrol {name!r} again"
+            ) from error
 
     # -- journal: how other processes learn what changed --------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`facekd people`: list, rename, remove, export and import who is enrolled."""
+"""`facekd people`: list, show, rename, remove, export and import who is enrolled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from facekd.cli.gallery_access import GalleryOption, KeyFileOption, gallery_location, key_source, open_gallery
 from facekd.cli.output import ExitCode, JsonOption, Output, ThreadsOption
 
-people_app = typer.Typer(no_args_is_help=True, help="List, rename, remove, export and import people.")
+people_app = typer.Typer(no_args_is_help=True, help="List, show, rename, remove, export and import people.")
 
 PersonArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The person's name.")]
 
@@ -27,6 +27,30 @@ def list_people(
         for person in people:
             table.add_row(person.name, str(person.templates), person.created[:10])
         output.result({"people": [person.to_dict() for person in people]}, text=table if people else "nobody")
+
+
+@people_app.command()
+def show(
+    name: PersonArgument,
+    gallery: GalleryOption = None,
+    key_file: KeyFileOption = None,
+    json: JsonOption = False,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Show somebody's templates with their ids, which `people remove --template` takes."""
+    with Output(json=json, threads=threads) as output, open_gallery(gallery, key_file) as opened:
+        record = opened.record(name)
+        table = Table("template", "since", "quality", "mask", "photographs", box=None, pad_edge=False)
+        for template in record.templates:
+            quality = "" if template.quality is None else f"{template.quality:.2f}"
+            row = (template.created[:10], quality, template.mask or "", str(template.photographs))
+            table.add_row(str(template.id), *row)
+        for identifier in record.damaged:
+            output.error(
+                f"template {identifier} is damaged: remove it with --template {identifier}, or restore a backup",
+                ExitCode.DAMAGED,
+            )
+        output.result(record.to_dict(), text=table if record.templates else "no template that opens")
 
 
 @people_app.command()

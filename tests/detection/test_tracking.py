@@ -212,7 +212,15 @@ def test_faces_come_by_score_and_carry_what_was_last_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"every": 0}, {"bridged": -1}, {"keep_frames": -1}, {"same_face_iou": 0.0}, {"same_face_iou": 1.0}]
+    "settings",
+    [
+        {"every": 0},
+        {"bridged": -1},
+        {"keep_frames": -1},
+        {"same_face_iou": 0.0},
+        {"same_face_iou": 1.0},
+        {"every": "5"},
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):

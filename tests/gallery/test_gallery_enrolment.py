@@ -30,7 +30,12 @@ def test_each_photograph_is_enrolled_or_refused_with_its_reason(
         ("surgeon.jpg", "masked"),
     ]
     assert report.exit_code == 3
-    assert report.to_dict()["enrolled"][0] == {"path": "good.jpg", "quality": 0.9, "warnings": []}
+    assert report.to_dict()["enrolled"][0] == {
+        "path": "good.jpg",
+        "id": 1,
+        "quality": 0.9,
+        "warnings": [],
+    }
     assert gallery.people()[0].templates == 2
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from facekd.errors import DataError
 from facekd.evaluation.all_pairs import compare_all
 from facekd.evaluation.calibrate import CALIBRATION_RATES, calibration_points
 from facekd.evaluation.open_set import draw_trial
@@ -125,3 +126,7 @@ def test_photographs_of_a_labelled_person_are_no_strangers():
     rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
     assert shows_labelled_person(rows, ["p", "", "q", ""]).tolist() == [False, True, False, False]
     assert not shows_labelled_person(rows, ["", "", "", ""]).any()
+    longer = rows + [[0.0, 0.0, 0.0, 1.0]] * 4  # cosines of 0.5 are no match, whatever the rows' length
+    assert shows_labelled_person(9 * longer, ["p", "", "q", ""]).tolist() == [False, True, False, False]
+    with pytest.raises(DataError, match="embedding 3 of 4 has length 0"):
+        shows_labelled_person(rows * [[1], [1], [1], [0]], ["p", "", "q", ""])

@@ -124,7 +124,8 @@ class TeacherCache:
 
         Raises:
             ConfigError: the teacher has no digest.
-            DataError: the folder holds a finished cache of something else, or the disk is too small.
+            DataError: the folder holds a finished cache of something else, the teacher gives what is no number, or the
+                disk is too small.
         """
         if not teacher.digest:
             raise ConfigError(
@@ -165,18 +166,22 @@ def _ask(
 
     for number, start in enumerate(progress(range(done, pictures.count, batch)), 1):
         stop = min(start + batch, pictures.count)
-        first = max(stop - batch, 0)  # the last batch is a whole one, too: some graphs take no other
-        answers = teacher.answer(pictures.take(first, stop), taps)
+        answers = teacher.answer(pictures.take(start, stop), taps)
         for tap in taps:
             value = answers[tap].detach().float().cpu().numpy()
             if tap not in arrays:
                 arrays[tap] = _new_array(folder / files[tap], (pictures.count, *value.shape[1:]))
+            if not np.isfinite(value).all():
+                raise DataError(
+                    f"the teacher asked for {folder} answers pictures {start} to {stop - 1} with NaN or infinity at "
+                    f"{tap!r}: check its mean and scale, and that its file was exported in float32"
+                )
             if np.abs(value).max(initial=0) > np.finfo(arrays[tap].dtype).max:
                 raise DataError(
                     f"answers at {tap!r} exceed {arrays[tap].dtype} ({np.abs(value).max():.3g}) and cannot be kept: "
                     "tap another layer, or ask the teacher live"
                 )
-            arrays[tap][first:stop] = value
+            arrays[tap][start:stop] = value
         if number % EVERY == 0:
             _write(folder / NOTE, {**described(), "done": stop})
     _write(folder / TABLE, described())

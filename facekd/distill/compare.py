@@ -18,12 +18,13 @@ from facekd.distill.methods import find_method
 from facekd.distill.opening import build_network, file_teacher, made_teachers, on_disk
 from facekd.distill.outcome import Outcome, Row
 from facekd.distill.runs import Finished, Run, folder_name, key_of, shared_identity
-from facekd.distill.settings import DistillSettings, TeacherFile, Term, check_members
+from facekd.distill.settings import DistillSettings, TeacherFile, Term, check_members, check_sources, teachers_of
 from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import Teacher
 from facekd.engine.loop import BEST, fit
 from facekd.engine.settings import Section, Seed
+from facekd.engine.task import Task
 from facekd.errors import ConfigError
 
 ALONE = "alone"
@@ -88,9 +89,12 @@ class Comparison(Section):
             if item.cache is not None:
                 raise ValueError(f"teacher {name!r}: a comparison keeps answers by itself, leave cache out")
         for entry in self.methods:
-            for term in entry.terms:
-                if term.source and self.teachers and term.source not in self.teachers:
-                    raise ValueError(f"{entry.name}: no teacher {term.source!r}; there are {', '.join(self.teachers)}")
+            if entry.teachers:
+                raise ValueError(f"{entry.name}: a row has no teachers of its own: name them in [teachers]")
+            try:
+                check_sources(entry.terms, self.teachers)
+            except ValueError as error:
+                raise ValueError(f"{entry.name}: {error}") from error
         return self
 
     @property
@@ -153,8 +157,8 @@ def compare(
         answers_bytes: disk for what fixed teachers say about the batches, so that they are asked once for all rows.
 
     Raises:
-        ConfigError: runs bounded by minutes (rows would see different data), a missing teacher, an unknown row, or a
-            folder with runs of another comparison.
+        ConfigError: runs bounded by minutes (rows would see different data), a missing teacher, an unknown row, a row
+            that cannot work, or a folder with runs of another comparison.
     """
     first = stage.settings(recipe.seeds[0])
     if first.minutes is not None:
@@ -180,8 +184,10 @@ def compare(
             if answers_bytes
             else None
         )
-        for entry, run in selected:
-            if run.finished() is not None:
+        waiting = [(entry, run) for entry, run in selected if run.finished() is None]
+        _try_rows(recipe, waiting, stage, teachers, answers)
+        for entry, run in waiting:
+            if run.finished() is not None:  # by another process, meanwhile
                 continue
             say(f"{entry.name}, seed {run.seed} ({_state([run for _, run in selected])})")
             if not _train(run, recipe, entry, stage, teachers, answers):
@@ -189,8 +195,8 @@ def compare(
     for run in (run for row in runs.values() for run in row):
         judge_again(run, stage, say)
     rows = [_row(entry.name, runs[entry.name], stage.figures) for entry in entries]
-    sources = {term.source for term in recipe.terms}
-    judged = judge_teachers(stage, sources, files, folder, data)
+    sources = teachers_of(recipe.terms, recipe.teachers, teachers)
+    judged = judge_teachers(stage, sources, files, folder, key_of(common, data))
     outcome = Outcome(recipe.title, stage.figures, recipe.seeds, first.steps, judged, rows[0], tuple(rows[1:]))
     if not outcome.missing:
         shutil.rmtree(folder / "answers", ignore_errors=True)
@@ -206,18 +212,58 @@ def make_task(
     answers: BatchAnswers | None = None,
 ) -> DistilledTask:
     """One run's task. First weights and batches depend on the seed alone, not on the method."""
+    return _with_row(recipe, entry, stage, teachers, seed, answers, _base_task(recipe, stage, seed))
+
+
+def _base_task(recipe: Comparison, stage: Stage, seed: int) -> Task:
+    """What the student learns in every row with a seed."""
     torch.manual_seed(seed)
     named = recipe.student
     student = build_network(stage.architectures, named.architecture, named.options) if named.architecture else None
-    base = stage.task(seed, student)
+    return stage.task(seed, student)
+
+
+def _with_row(
+    recipe: Comparison,
+    entry: Entry,
+    stage: Stage,
+    teachers: Mapping[str, Teacher],
+    seed: int,
+    answers: BatchAnswers | None,
+    base: Task,
+) -> DistilledTask:
+    """The base task with what a row adds to it."""
     kept = answers if entry.terms and entry.mix is None else None  # a mixture is another picture
     if kept is not None:
         base = kept.with_answers(base, entry.terms)
     asked = teachers if kept is None else kept.through(teachers)
-    available = {**teachers, **made_teachers(recipe, base.student, stage.architectures, asked)}
-    used = {term.source for term in entry.terms}
-    chosen = {name: available[name] for name in available if name in used} if used - {""} else available
+    needed = teachers_of(entry.terms, recipe.teachers, teachers)
+    made = made_teachers(recipe.teachers, needed, base.student, stage.architectures, asked)
+    chosen = {name: teacher for name, teacher in {**teachers, **made}.items() if name in needed}
     return DistilledTask(base, chosen, entry, stage.centres() if _needs_centres(entry) else None, seed)
+
+
+def _try_rows(
+    recipe: Comparison,
+    waiting: Sequence[tuple[Entry, Run]],
+    stage: Stage,
+    teachers: Mapping[str, Teacher],
+    answers: BatchAnswers | None,
+) -> None:
+    """Build the task of every row that is not finished, so that one that cannot work is refused before hours are spent.
+
+    One student serves them all; the first row is left out, for it is built and trained at once.
+    """
+    entries = list({entry.name: entry for entry, _ in waiting}.values())[1:]
+    if not entries:
+        return
+    seed = waiting[0][1].seed
+    base = _base_task(recipe, stage, seed)
+    for entry in entries:
+        try:
+            _with_row(recipe, entry, stage, teachers, seed, answers, base)
+        except ConfigError as error:
+            raise ConfigError(f"the row {entry.name!r} cannot be trained: {error}") from error
 
 
 def _needs_centres(entry: Entry) -> bool:
@@ -241,9 +287,7 @@ def _run(
     seed: int,
     folder: Path,
 ) -> Run:
-    sources = {term.source for term in entry.terms}
-    sources |= {member for name in sources & set(recipe.teachers) for member in recipe.teachers[name].members}
-    used = [name for name in {**recipe.teachers, **teachers} if entry.terms and (name in sources or "" in sources)]
+    used = teachers_of(entry.terms, recipe.teachers, teachers)
     said = {
         name: recipe.teachers[name].model_dump(mode="json", exclude={"file", "cache"})
         for name in used

@@ -91,7 +91,7 @@ class DetectorStage:
     def judge(self, weights: Path) -> dict[str, float]:
         """See `Stage`. Photographs at their own size, in one look; those of YuNet may have 640x640 pixels at most."""
         found = look(
-            open_detector(weights, self._recipe.preprocessing),
+            open_detector(weights, self._recipe.preprocessing, self._test.nms_iou),
             self._test_photographs(),
             [label.name for label in self._labels],
             score_threshold=self._test.score_threshold,
@@ -112,8 +112,14 @@ class DetectorStage:
         return folder_or_archive(photographs.parent, photographs.stem)
 
 
-def open_detector(weights: Path, preprocessing: Preprocessing) -> RawDetector:
-    """An exported detector of ours, or YuNet's file, told apart by the names of the outputs."""
+def open_detector(weights: Path, preprocessing: Preprocessing, nms_iou: float) -> RawDetector:
+    """An exported detector of ours, or YuNet's file, told apart by the names of the outputs.
+
+    Args:
+        weights: the file.
+        preprocessing: of ours.
+        nms_iou: of ours; YuNet's stays its users'.
+    """
     content = weights.read_bytes()
     if any(name.startswith("cls_") for name in open_session(content, 1).outputs):
         return YuNetOnnx(weights)
@@ -125,4 +131,4 @@ def open_detector(weights: Path, preprocessing: Preprocessing) -> RawDetector:
         preprocessing=preprocessing,
         folder=weights.resolve().parent,
     )
-    return Detector(record, refiner=None)
+    return Detector(record, nms_iou=nms_iou, refiner=None)

@@ -15,8 +15,8 @@ from facekd.distill.methods import Method, find_method
 from facekd.distill.schedules import Schedule
 from facekd.distill.settings import Term, source_of
 from facekd.distill.taps import INPUT, OUTPUT, Captured, watch
-from facekd.distill.teachers import CachedTeacher, EmaTeacher, OnlineTeacher, Teacher
-from facekd.distill.term_loss import build_scheduled, check_answers
+from facekd.distill.teachers import CachedTeacher, EmaTeacher, OnlineTeacher, Teacher, TeacherEnsemble
+from facekd.distill.term_loss import build_scheduled, check_answers, try_loss
 from facekd.distill.weighting import confidence_weights, correctness_weights, difficulty_weights
 from facekd.errors import ConfigError
 
@@ -101,6 +101,10 @@ class Distiller(nn.Module):
         # Teachers that move (averages, online ones) are saved and, where they are trained, optimised with the rest.
         moving = {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, nn.Module)}
         self.moving = nn.ModuleDict(moving)
+        for name, teacher in self._teachers.items():
+            for member in teacher.members if isinstance(teacher, TeacherEnsemble) else ():
+                if isinstance(member, nn.Module) and all(member is not known for known in moving.values()):
+                    raise ConfigError(f"the ensemble {name!r} has a member that moves: give it among the teachers, too")
         self.adapters = nn.ModuleList()
         self.losses = nn.ModuleList()
         self._schedules: list[dict[str, Schedule]] = []
@@ -125,6 +129,7 @@ class Distiller(nn.Module):
             check_answers(term, method, seen, answers[source])
             given = {"channels": pairs[0][1].shape[1], "centres": centres.get(source)}
             loss, schedules = build_scheduled(term, given)
+            try_loss(term, method, loss, self.adapters[-1], pairs)
             self.losses.append(loss)
             self._schedules.append(schedules)
 
@@ -133,6 +138,8 @@ class Distiller(nn.Module):
             if term.adapter == "always" or term.normalise != "none":
                 raise ConfigError(f"{term.label}: {term.method} needs no adapter; leave adapter and normalise out")
             return _Detach()
+        if method.meets == "places" and term.adapter == "always":
+            raise ConfigError(f"{term.label}: {term.method} sums channels away, no map is learnt: leave adapter out")
         a, b = tuple(student.shape[1:]), tuple(teacher.shape[1:])
         channels, places = method.meets != "places", method.meets != "channels"
         try:

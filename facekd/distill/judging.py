@@ -16,20 +16,20 @@ from facekd.errors import ConfigError
 
 
 def judge_teachers(
-    stage: Stage, sources: AbstractSet[str], files: Mapping[str, Path], folder: Path, data: str
+    stage: Stage, sources: AbstractSet[str], files: Mapping[str, Path], folder: Path, judged_on: str
 ) -> dict[str, dict[str, float]]:
     """Figures of the teachers, by the students' judge.
 
     Args:
         stage: the judge.
-        sources: teachers that a row asks; "" for the only one. Stored ones that nobody asks are left out.
+        sources: teachers that a row asks. Stored ones that nobody asks are left out.
         files: of those on disk.
         folder: keeps their figures beside the runs, for a large teacher takes long to judge.
-        data: the stage's digest.
+        judged_on: names the stage's data and recipe, which says how its judge counts.
     """
-    judged = {name: figures for name, figures in stage.judge_stored().items() if sources & {"", name}}
+    judged = {name: figures for name, figures in stage.judge_stored().items() if name in sources}
     for name, path in files.items():
-        judged[name] = _judge_file(stage, path, folder / f"teacher-{folder_name(name)}.json", data)
+        judged[name] = _judge_file(stage, path, folder / f"teacher-{folder_name(name)}.json", judged_on)
     return judged
 
 
@@ -53,8 +53,8 @@ def judge_again(run: Run, stage: Stage, say: Callable[[str], None]) -> None:
             run.finish(replace(found, figures=stage.judge(best)))
 
 
-def _judge_file(stage: Stage, path: Path, kept: Path, data: str) -> dict[str, float]:
-    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, data)
+def _judge_file(stage: Stage, path: Path, kept: Path, judged_on: str) -> dict[str, float]:
+    key = key_of(hashlib.sha256(path.read_bytes()).hexdigest(), stage.figures, judged_on)
     if kept.is_file():
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if stored["key"] == key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from facekd.distill.answers import needed_taps
 from facekd.distill.cache import BATCH, FixedPictures, TeacherCache
 from facekd.distill.schedules import constant
-from facekd.distill.settings import DistillSettings, TeacherFile, Term
+from facekd.distill.settings import DistillSettings, TeacherFile, Term, teachers_of
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import EmaTeacher, OnlineTeacher, OnnxTeacher, Teacher, TeacherEnsemble, TorchTeacher
 from facekd.distill.yunet import YuNetTeacher
@@ -39,11 +39,6 @@ def build_network(architectures: Architectures, name: str, options: Mapping[str,
         return architectures[name](**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: {error}") from error
-
-
-def teacher_taps(name: str, terms: Sequence[Term]) -> list[str]:
-    """What the terms tap of one teacher."""
-    return [tap for term in terms if term.source in ("", name) for tap in term.teacher]
 
 
 def open_teacher(
@@ -77,9 +72,9 @@ def open_teacher(
         return OnnxTeacher(path, settings.mean, settings.scale, taps, settings.threads)
     network = build_network(architectures, settings.architecture, settings.options)
     if path.suffix != ".onnx":
-        return TorchTeacher.from_safetensors(network, path)
+        return TorchTeacher.from_safetensors(network, path, settings.mean, settings.scale)
     load_onnx_weights(network, path)
-    return TorchTeacher(network)
+    return TorchTeacher(network, settings.mean, settings.scale)
 
 
 class _Named(Protocol):
@@ -103,14 +98,13 @@ def stored(settings: _Named) -> list[str]:
 
 
 def asked(settings: _Named) -> set[str]:
-    """Names of the teachers that a term asks: all of them where one does not say."""
-    sources = {term.source for term in settings.terms}
-    return set(settings.teachers) if "" in sources else sources
+    """Names of the teachers that a run needs; see `teachers_of`."""
+    return teachers_of(settings.terms, settings.teachers)
 
 
 def file_teacher(name: str, settings: _Named, architectures: Architectures, file: Path | None = None) -> Teacher:
     """One of `on_disk`, with what the terms tap of it exposed."""
-    taps = teacher_taps(name, settings.terms)
+    taps = needed_taps(name, settings.terms)
     return open_teacher(name, settings.teachers[name], architectures, taps, file)
 
 
@@ -158,16 +152,29 @@ def say_how_far(starts: Sequence[int], name: str) -> Iterator[int]:
 
 
 def made_teachers(
-    settings: _Named, student: nn.Module, architectures: Architectures, opened: Mapping[str, Teacher]
+    teachers: Mapping[str, TeacherFile],
+    needed: Collection[str],
+    student: nn.Module,
+    architectures: Architectures,
+    opened: Mapping[str, Teacher],
 ) -> dict[str, Teacher]:
-    """The teachers that are made for a run: averages, networks trained beside the student, ensembles."""
+    """The teachers that are made for a run: averages, networks trained beside the student, ensembles.
+
+    Args:
+        teachers: that the recipe names.
+        needed: names of those that the run needs, members of its ensembles included.
+        student: of which averages are taken.
+        architectures: that the stage knows.
+        opened: those on disk, which ensembles may have as members.
+    """
     made: dict[str, Teacher] = {}
-    for name, item in settings.teachers.items():
+    chosen = {name: item for name, item in teachers.items() if name in needed}
+    for name, item in chosen.items():
         if item.kind == "ema":
             made[name] = EmaTeacher(student, item.decay)
         elif item.kind == "online":
             made[name] = OnlineTeacher(build_network(architectures, item.architecture, item.options))
-    for name, item in settings.teachers.items():
+    for name, item in chosen.items():
         if item.kind == "ensemble":
             known = {**opened, **made}
             members = [known[member] for member in item.members]
@@ -206,21 +213,18 @@ def distil(
     if not settings.terms:
         plain = settings.view is None and settings.mix is None and settings.task_weight == constant(1.0)
         return base if plain else DistilledTask(base, {}, settings, centres, seed)
-    missing = asked(settings).intersection(stored(settings)) - set(stored_teachers or {})
+    needed = asked(settings)
+    known = {name: teacher for name, teacher in (stored_teachers or {}).items() if name in needed}
+    missing = needed.intersection(stored(settings)) - set(known)
     if missing:
         raise ConfigError(f"no answers of {', '.join(sorted(missing))} lie with the data; name a file = PATH instead")
-    known = stored_teachers or {}
-    for name in on_disk(settings):
-        if settings.teachers[name].cache is not None and name in asked(settings) and name not in known:
+    live = [name for name in on_disk(settings) if name in needed and name not in known]
+    for name in live:
+        if settings.teachers[name].cache is not None:
             raise ConfigError(
                 f"teacher {name!r}: the batches of this task are no rows of a fixed set of crops, so answers to those "
                 "cannot be kept; leave cache out"
             )
-    opened = {name: file_teacher(name, settings, architectures) for name in on_disk(settings) if name not in known}
-    teachers = {**known, **opened, **made_teachers(settings, base.student, architectures, opened)}
-    used = {term.source for term in settings.terms}
-    if "" not in used:  # members of an ensemble need not answer for themselves
-        teachers = {name: teacher for name, teacher in teachers.items() if name in used}
-    elif len(settings.teachers) == 1:
-        teachers = {name: teachers[name] for name in settings.teachers}
-    return DistilledTask(base, teachers, settings, centres, seed)
+    opened = {name: file_teacher(name, settings, architectures) for name in live}
+    made = made_teachers(settings.teachers, needed, base.student, architectures, opened)
+    return DistilledTask(base, {**known, **opened, **made}, settings, centres, seed)

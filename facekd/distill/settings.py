@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,6 +84,16 @@ def source_of(term: Term, teachers: Collection[str]) -> str:
     raise ConfigError(f"{term.label}: source = {term.source!r} names no teacher; there are {list(teachers)}")
 
 
+HEEDED: dict[str, frozenset[str]] = {
+    "file": frozenset({"file", "architecture", "layout", "options", "mean", "scale", "threads", "cache"}),
+    "stored": frozenset(),
+    "ema": frozenset({"decay"}),
+    "online": frozenset({"architecture", "options"}),
+    "ensemble": frozenset({"members", "weights", "options"}),
+}
+"""What of a teacher's part of a recipe its kind heeds; the rest would change nothing, and is refused."""
+
+
 class TeacherFile(Section):
     """A teacher on disk, its stored answers, one that the student makes itself, one trained beside it, or several as
     one.
@@ -99,8 +109,8 @@ class TeacherFile(Section):
         layout: of a detector's .onnx file that is not ours: `yunet` turns YuNet's answers into scores, boxes and
             landmarks at our anchors, tapped as `output:scores`, `output:boxes` and `output:landmarks`.
         options: arguments of that architecture or layout, or an ensemble's `temperature`.
-        mean, scale: what turns the student's pictures into the teacher's input, (x - mean) * scale.
-        threads: of ONNX Runtime, where it runs the file; 0 is its own choice.
+        mean, scale: what turns the student's pictures into the input of a `file`, (x - mean) * scale.
+        threads: of ONNX Runtime, where it runs the file, so without an architecture; 0 is its own choice.
         cache: folder where the answers of a `file` to all training crops are kept: it is asked once, before training,
             about the crops as they are. For tasks whose batches are rows of a fixed set (embedder, mask head).
         decay: of `ema`.
@@ -137,7 +147,49 @@ class TeacherFile(Section):
             raise ValueError(
                 f"layout {self.layout!r} takes no architecture, and mean and scale as options = {{ mean = …, … }}"
             )
+        if ignored := self._ignored():
+            how = f" {'with' if self.architecture else 'without'} an architecture" if self.kind == "file" else ""
+            raise ValueError(f"{', '.join(ignored)}: no effect on a teacher of kind {self.kind!r}{how}, leave it out")
         return self
+
+    def _ignored(self) -> list[str]:
+        """Keys with a value of their own that nothing reads."""
+        heeded = HEEDED[self.kind] | {"kind"}
+        if self.kind == "file" and self.architecture:
+            heeded -= {"threads"}  # of ONNX Runtime, which does not run it
+        elif self.kind == "file" and not self.layout:
+            heeded -= {"options"}
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in heeded and getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
+
+
+def teachers_of(terms: Iterable[Term], teachers: Mapping[str, TeacherFile], beside: Collection[str] = ()) -> set[str]:
+    """Names of the teachers that terms need: those that they mean, and the members of the ensembles among these.
+
+    Args:
+        terms: of a run; without any, no teacher is needed.
+        teachers: that a recipe names.
+        beside: names of others, whose answers come with the data.
+
+    Raises:
+        ConfigError: see `source_of`.
+    """
+    known = list(dict.fromkeys([*teachers, *beside]))
+    meant = {source_of(term, known) for term in terms}
+    return meant.union(*(teachers[name].members for name in meant if name in teachers))
+
+
+def check_sources(terms: Iterable[Term], teachers: Mapping[str, TeacherFile]) -> None:
+    """Raise ValueError where a term names no teacher, or could mean several. Where a recipe has no teachers at all,
+    they come from elsewhere."""
+    try:
+        if teachers:
+            teachers_of(terms, teachers)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_members(teachers: dict[str, TeacherFile]) -> None:
@@ -185,10 +237,8 @@ class DistillSettings(Section):
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> DistillSettings:
-        for term in self.terms:
-            if term.source and self.teachers and term.source not in self.teachers:
-                raise ValueError(f"{term.label}: no teacher {term.source!r}; there are {', '.join(self.teachers)}")
         check_members(self.teachers)
+        check_sources(self.terms, self.teachers)
         return self
 
 

@@ -87,8 +87,13 @@ class MaskStage:
 
     def task(self, seed: int, student: nn.Module | None) -> Task:
         """See `Stage`."""
-        from facekd.recognition.mask_train import MaskTask
+        from facekd.recognition.mask_train import MaskTask, NetworkSettings
 
+        if student is not None and self._recipe.network != NetworkSettings():
+            raise ConfigError(
+                "student.architecture replaces the network of the training recipe, so that its [network] would have no "
+                "effect: leave [student] out and set network.architecture and network.options"
+            )
         recipe = self._recipe.model_copy(update={"training": self.settings(seed)})
         task: Any = MaskTask(recipe, self._train, self._val, self._faces)
         if student is not None:

@@ -59,14 +59,18 @@ class TorchTeacher:
 
     Args:
         network: with its weights.
+        mean, scale: what turns the pictures that the student sees into what this network wants: (x - mean) * scale.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mean: float = 0.0, scale: float = 1.0) -> None:
         self._network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._mean, self._scale = mean, scale
         self.digest = network_digest(self._network)
+        if (mean, scale) != (0.0, 1.0):  # it answers differently: answers that are kept must not be taken for others
+            self.digest = hashlib.sha256(f"{self.digest}|{mean}|{scale}".encode()).hexdigest()
 
     @classmethod
-    def from_safetensors(cls, network: nn.Module, path: Path) -> TorchTeacher:
+    def from_safetensors(cls, network: nn.Module, path: Path, mean: float = 0.0, scale: float = 1.0) -> TorchTeacher:
         """A teacher of the given architecture with the weights of a safetensors file.
 
         Raises:
@@ -79,7 +83,7 @@ class TorchTeacher:
             filled.load_state_dict(load_file(path), strict=True)
         except Exception as error:  # safetensors and torch raise different types for a bad file and a wrong fit
             raise ModelError(f"{path} does not fit the teacher's architecture: {error}") from error
-        return cls(filled)
+        return cls(filled, mean, scale)
 
     @property
     def network(self) -> nn.Module:
@@ -96,8 +100,9 @@ class TorchTeacher:
         self._network.eval()  # whatever happened to it since: its statistics must not move
         if next((p.device for p in self._network.parameters()), pictures.device) != pictures.device:
             self._network.to(pictures.device)
+        shown = pictures if (self._mean, self._scale) == (0.0, 1.0) else (pictures - self._mean) * self._scale
         with watch(self._network, taps, "teacher") as seen:
-            self._network(pictures)
+            self._network(shown)
         return {tap: seen[tap] for tap in taps}
 
 
@@ -160,16 +165,16 @@ class OnnxTeacher:
         return {tap: torch.from_numpy(np.array(by_name[self._name(tap)])).to(pictures.device) for tap in taps}
 
     def _run(self, given: np.ndarray) -> list[np.ndarray]:
-        """All outputs; a graph that was exported for a fixed number of photographs is run several times."""
-        shape = self._session.output_shapes[0]
-        at_once = (shape[0] if shape else None) or len(given)
-        if len(given) % at_once:
-            raise ConfigError(
-                f"the ONNX teacher takes {at_once} photographs at a time, which does not divide a batch of {len(given)}"
-            )
+        """All outputs; a graph that was exported for a fixed number of photographs is run several times, the last time
+        filled up with the last photograph."""
+        shape, count = self._session.output_shapes[0], len(given)
+        at_once = (shape[0] if shape else None) or count
+        if lacking := -count % at_once:
+            given = np.concatenate([given, np.repeat(given[-1:], lacking, axis=0)])
         name = self._session.inputs[0]
         parts = [self._session.run({name: given[i : i + at_once]}) for i in range(0, len(given), at_once)]
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        joined = [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        return [output[:count] for output in joined] if lacking else joined
 
 
 def _expose(content: bytes, names: Sequence[str]) -> bytes:
@@ -273,7 +278,8 @@ class TeacherEnsemble:
     place of the loss on the label, so that no label is needed.
 
     Args:
-        teachers: at least two, of the same classes.
+        teachers: at least two, of the same classes. An `EmaTeacher` among them follows the student only if the
+            `Distiller` is handed it by a name of its own, too.
         weights: one >= 0 a teacher, or "confidence".
         temperature: T > 0 at which the probabilities are averaged: divided by it, the answer is logits of the mean of
             softmax(t / T).
@@ -294,7 +300,7 @@ class TeacherEnsemble:
             raise ConfigError(f"wanted a weight >= 0 for each of {len(teachers)} teachers, got {list(weights)}")
         if not temperature > 0:
             raise ConfigError(f"temperature must be above 0, got {temperature}; give that of the term that asks")
-        self._teachers = list(teachers)
+        self.members = tuple(teachers)
         self._weights, self._temperature = weights, temperature
         together = "|".join(teacher.digest for teacher in teachers) + f"|{weights}|{temperature}"
         changing = any(not teacher.digest for teacher in teachers)
@@ -310,7 +316,7 @@ class TeacherEnsemble:
     def answer(self, pictures: Tensor, taps: Sequence[str]) -> Answers:
         """See `Teacher`: logits whose softmax at the temperature is the mixture of the teachers' probabilities."""
         self.check(taps)
-        logits = [teacher.answer(pictures, [OUTPUT])[OUTPUT].float() for teacher in self._teachers]
+        logits = [teacher.answer(pictures, [OUTPUT])[OUTPUT].float() for teacher in self.members]
         if len({tuple(item.shape) for item in logits}) != 1:
             raise ConfigError(f"the teachers disagree about the classes: {[tuple(item.shape) for item in logits]}")
         return {OUTPUT: mix_logits(logits, self._weights, self._temperature)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -14,6 +16,8 @@ from facekd.distill.schedules import Schedule
 from facekd.distill.settings import Term
 from facekd.distill.taps import OUTPUT, Captured
 from facekd.errors import ConfigError
+
+ROWS = 4  # photographs that a loss is tried on: every relation has enough, however small the example
 
 
 def build_scheduled(term: Term, given: Mapping[str, Tensor | int | None]) -> tuple[nn.Module, dict[str, Schedule]]:
@@ -68,3 +72,64 @@ def check_answers(term: Term, method: Method, seen: Captured, answers: Mapping[s
             check_probabilities(answers[term.teacher[0]])
         except ValueError as error:
             raise ConfigError(f"{term.label}: {error}") from error
+
+
+@torch.no_grad()
+def try_loss(
+    term: Term, method: Method, loss: nn.Module, adapters: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> None:
+    """Call a term's loss once on the example.
+
+    Args:
+        term: of a recipe.
+        method: the term's.
+        loss: as it was built; nothing of it moves.
+        adapters: one for each pair.
+        pairs: what student and teacher give at the term's taps.
+
+    Raises:
+        ConfigError: the loss cannot compare them.
+    """
+    # Features may be bf16, or on another device than parts that were just made.
+    between, where = _device(adapters), _device(loss)
+    modes = adapters.training, loss.training
+    adapters.eval()
+    loss.eval()
+    try:
+        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):  # a mask must not move the seed
+            sides = [[_repeated(side).to(between, torch.float32) for side in pair] for pair in pairs]
+            met = [adapter(*pair) for adapter, pair in zip(cast(nn.ModuleList, adapters), sides, strict=True)]
+            students, teachers = (tuple(side.to(where) for side in column) for column in zip(*met, strict=True))
+            extras = _made_up(method, students[0])
+            if method.taps == 1:
+                loss(students[0], teachers[0], **extras)
+            else:
+                loss(students, teachers, **extras)
+    except (IndexError, RuntimeError, ValueError) as error:
+        shapes = [f"{tuple(student.shape[1:])} and {tuple(teacher.shape[1:])}" for student, teacher in pairs]
+        raise ConfigError(
+            f"{term.label}: {term.method} cannot compare the student's {', '.join(term.student)} with the teacher's "
+            f"{', '.join(term.teacher)}, {', '.join(shapes)} for one photograph: {error}"
+        ) from error
+    adapters.train(modes[0])
+    loss.train(modes[1])
+
+
+def _repeated(features: Tensor) -> Tensor:
+    return features[torch.arange(ROWS, device=features.device) % len(features)]
+
+
+def _made_up(method: Method, like: Tensor) -> dict[str, Tensor]:
+    """What a method needs beside features, with any content that is allowed."""
+    rows, places = len(like), like.shape[1] if like.ndim > 1 else 1
+    known = {
+        "labels": torch.zeros(rows, dtype=torch.long, device=like.device),
+        "boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]], device=like.device),
+        "photographs": torch.zeros(1, dtype=torch.long, device=like.device),
+    }
+    extras = {name: known[name] for name in method.needs}
+    return extras | ({"anchors": torch.ones(places, 4, device=like.device)} if "anchors" in method.takes else {})
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((item.device for item in chain(module.parameters(), module.buffers())), torch.device("cpu"))

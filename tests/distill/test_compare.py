@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from facekd.distill.compare import Comparison, compare, make_task, open_teachers
+from facekd.distill.compare import Comparison, Entry, compare, make_task, open_teachers
 from facekd.distill.opening import build_network, distil
 from facekd.distill.outcome import verdict
 from facekd.distill.settings import DistillSettings
@@ -127,6 +127,25 @@ def test_ensembles_and_online_teachers_are_a_recipes_too(tmp_path: Path, table, 
     assert set(same.losses(same.batch(0), 0, 0.0)) == {"label", "distill/kl"}
 
 
+def test_rows_have_the_teachers_that_they_need_and_no_others(table, teacher) -> None:
+    both = {"kind": "ensemble", "members": ["large", "itself"]}
+    rows = [{"name": "both", "terms": [{"method": "kl", "source": "both"}]}]
+    teachers = table["teachers"] | {"both": both, "peer": {"kind": "online", "architecture": "small"}}
+    recipe, stage = Comparison.model_validate(table | {"teachers": teachers, "methods": rows}), Stage()
+    fixed, _ = open_teachers(recipe, stage, {})
+    alone, mixed = (make_task(recipe, entry, stage, fixed, 0) for entry in (Entry(name="alone"), *recipe.methods))
+    assert list(alone.distiller.moving) == []
+    assert list(mixed.distiller.moving) == ["itself"]
+
+
+def test_a_row_that_cannot_work_is_refused_before_any_is_trained(tmp_path: Path, table) -> None:
+    wrong = {"name": "wrong", "terms": [{"method": "kl", "source": "large", "student": "9"}]}
+    recipe = Comparison.model_validate(table | {"methods": [table["methods"][0], wrong]})
+    with pytest.raises(ConfigError, match=r"the row 'wrong' cannot be trained: .*student has no layer '9'"):
+        compare(recipe, Stage(), tmp_path / "runs")
+    assert not (tmp_path / "runs" / "alone").exists()
+
+
 def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
     recipe = Comparison.model_validate(table | {"seeds": [0], "methods": table["methods"][:1]})
     with pytest.raises(ConfigError, match="not minutes"):
@@ -154,7 +173,9 @@ def test_what_would_not_be_comparable_is_refused(tmp_path: Path, table) -> None:
         ({"teachers": {"e": {"kind": "ensemble", "members": ["x", "y"]}}}, "'x' is no teacher"),
         ({"teachers": {"e": {"kind": "ensemble"}}}, "needs members"),
         ({"teachers": {"o": {"kind": "online"}}}, "needs architecture"),
-        ({"teachers": {"other": {"kind": "ema"}}}, "no teacher 'large'"),
+        ({"teachers": {"other": {"kind": "ema"}}}, "soft labels: kl: source = 'large' names no teacher"),
+        ({"methods": [{"name": "r", "terms": [{"method": "kl"}]}]}, "r: kl could mean any of large, itself"),
+        ({"methods": [{"name": "r", "teachers": {"t": {"kind": "ema"}}}]}, "r: a row has no teachers of its own"),
     ],
 )
 def test_faults_of_a_comparison_are_named(table, change, message: str) -> None:

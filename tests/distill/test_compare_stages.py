@@ -285,3 +285,6 @@ def test_a_mask_stage_takes_other_students_and_refuses_other_folders(masks: Path
     assert task.losses(task.batch(0), 0, 0.0)["label"].requires_grad
     with pytest.raises(ConfigError, match="--data DIR"):
         MaskStage(table | {"data": {}}, tmp_path)
+    set_up = MaskStage(table | {"network": {"dropout": 0.0}}, tmp_path)
+    with pytest.raises(ConfigError, match=r"leave \[student\] out and set network\.architecture"):
+        set_up.task(0, MASK_NETWORKS["mask_network"]())

@@ -109,6 +109,15 @@ def test_runs_and_judged_teachers_of_other_data_are_stale(tmp_path: Path, recipe
     assert other.judged == [short.teachers["large"].file]  # not the figures of the other data
 
 
+def test_a_teacher_is_judged_again_when_the_recipe_judges_otherwise(tmp_path: Path, recipe: Comparison) -> None:
+    judged = []
+    for overlap in (0.4, 0.5, 0.5):
+        stage = Stage()
+        compare(recipe, stage, tmp_path, train=False, shared={"data": {"test": {"nms_iou": overlap}}})
+        judged.append(len(stage.judged))
+    assert judged == [1, 1, 0]
+
+
 def test_identity_follows_content_not_paths(tmp_path: Path) -> None:
     for name in ("here", "there"):
         (tmp_path / name).mkdir()

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from facekd.detection.evaluate import look
+from facekd.distill import detector_stage
 from facekd.distill.compare import Comparison, Entry, make_task, open_teachers
 from facekd.distill.detector_stage import DetectorStage
 from facekd.distill.stages import open_stage
@@ -50,11 +52,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load(name: str, data: Path) -> tuple[Comparison, DetectorStage]:
+def load(name: str, data: Path, *more: str) -> tuple[Comparison, DetectorStage]:
     path = find_recipe(name)
     recipe = parse_recipe(Comparison, read_toml(path), path)
     kept = [item for item in recipe.set if not item.startswith(("network.init", "phases"))]
-    table = read_toml(find_recipe(recipe.recipe), [*kept, *SMALL])
+    table = read_toml(find_recipe(recipe.recipe), [*kept, *SMALL, *more])
     table["data"]["folders"] = [str(data)]
     stage = open_stage(table, path)
     assert isinstance(stage, DetectorStage)
@@ -81,6 +83,25 @@ def test_yunet_teaches_and_is_judged_with_the_students(data: Path, tmp_path: Pat
     assert figures["ap"] == pytest.approx(1.0)
     task.export(task.student, tmp_path / "student.onnx")
     assert 0.0 <= stage.judge(tmp_path / "student.onnx")["ap"] < 0.5  # untrained
+
+
+def test_a_detector_is_judged_with_the_overlap_that_its_recipe_names(
+    data: Path, tmp_path: Path, yunet_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = load("compare-detector", data, "data.test.nms_iou=0.7")[1]
+    student, yunet = tmp_path / "student.onnx", tmp_path / "yunet.onnx"
+    task = stage.task(0, None)
+    task.export(task.student, student)
+    yunet.write_bytes(yunet_bytes)
+    overlaps: list[float] = []
+    monkeypatch.setattr(
+        detector_stage,
+        "look",
+        lambda detector, *rest, **more: overlaps.append(detector.nms_iou) or look(detector, *rest, **more),
+    )
+    for weights in (student, yunet):
+        stage.judge(weights)
+    assert overlaps == [0.7, 0.3]  # YuNet's is its users'
 
 
 def test_every_method_of_the_features_comparison_teaches(data: Path) -> None:

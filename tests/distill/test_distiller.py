@@ -9,10 +9,18 @@ from torch import Tensor, nn
 
 from facekd.distill.class_centres import class_centres
 from facekd.distill.distiller import Distiller
+from facekd.distill.generative import MaskedGenerativeLoss
 from facekd.distill.methods import METHODS, build_loss, find_method, method_options
 from facekd.distill.response import kl_soft_label
 from facekd.distill.settings import DistillSettings, Term
-from facekd.distill.teachers import CachedTeacher, EmaTeacher, OnlineTeacher, TorchTeacher, network_digest
+from facekd.distill.teachers import (
+    CachedTeacher,
+    EmaTeacher,
+    OnlineTeacher,
+    TeacherEnsemble,
+    TorchTeacher,
+    network_digest,
+)
 from facekd.errors import ConfigError
 
 COUNT, ANCHORS = 6, 12
@@ -74,6 +82,7 @@ EMBEDDINGS = {"student": "output:embedding", "teacher": "output:embedding"}
 MAPS = {"student": "second", "teacher": "second"}
 LEVELS = {"student": ["first", "second"], "teacher": ["first", "second"]}
 DETECTOR = ["output:faces", "output:boxes", "output:landmarks"]
+LARGER = {"student": DETECTOR, "teacher": ["output:probabilities", "output:landmarks", "output:landmarks"]}
 TAPS = {
     **dict.fromkeys(("kl", "soft-hard", "logit-mse"), SCORES),
     "detection": {
@@ -157,6 +166,33 @@ def test_terms_are_weighted_named_and_follow_their_schedules(student, teacher, p
     assert list(late.terms) == ["distill/mimic"]
     wanted = 1.5 * kl_soft_label(early.student["scores"], early.answers["large"]["output:scores"], 6.5)
     torch.testing.assert_close(early.terms["distill/soft"], wanted)
+
+
+@pytest.mark.parametrize("kind", ["ema", "stored"])
+def test_what_is_written_out_in_full_is_read_again(kind: str) -> None:
+    settings = DistillSettings.model_validate({"teachers": {"y": {"kind": kind}}})
+    assert DistillSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_an_ensembles_average_must_be_known_to_follow(student, pictures) -> None:
+    learner = First(student, "scores")
+    own, large = EmaTeacher(learner), TorchTeacher(learner)
+    both, terms = TeacherEnsemble([large, own]), [Term(method="kl", source="both")]
+    with pytest.raises(ConfigError, match="ensemble 'both' has a member that moves"):
+        Distiller(learner, {"both": both}, terms, pictures)
+    assert Distiller(learner, {"both": both, "own": own}, terms, pictures).moving["own"] is own
+
+
+def test_trying_a_loss_moves_no_seed_and_no_statistics(student, teacher, pictures) -> None:
+    torch.manual_seed(5)
+    terms = [Term(method="mgd", normalise="batch", **MAPS), Term(method="mimic", **MAPS)]
+    distiller = Distiller(student, {"large": teacher}, terms, pictures)
+    torch.manual_seed(5)
+    nn.Conv2d(8, 12, 1, bias=False)
+    MaskedGenerativeLoss(12)
+    assert torch.equal(distiller.adapters[1][0].map.weight, nn.Conv2d(8, 12, 1, bias=False).weight)
+    assert not distiller.adapters[0][0].student_norm.running_mean.any()
+    assert all(module.training for module in (*distiller.adapters.modules(), *distiller.losses.modules()))
 
 
 def test_a_teacher_whose_terms_are_all_off_is_not_run(student, teacher, pictures) -> None:
@@ -256,6 +292,15 @@ def test_an_online_teacher_is_optimised_and_no_gradient_of_the_students_terms_re
         ({"method": "mimic", "student": "second", "teacher": "output:scores"}, "two maps"),
         ({"method": "mimic", "adapter": "none", **MAPS}, "channels differ"),
         ({"method": "kl", "adapter": "always", **SCORES}, "needs no adapter"),
+        ({"method": "attention", "adapter": "always", **MAPS}, "attention sums channels away, no map is learnt"),
+        (
+            {"method": "kl", **SCORES, "teacher": "output:embedding"},
+            r"kl cannot compare .*, \(3,\) and \(10,\) for one",
+        ),
+        ({"method": "soft-hard", **SCORES, "teacher": "output:embedding"}, "soft-hard cannot compare"),
+        ({"method": "mgd", **EMBEDDINGS}, "mgd cannot compare the student's output:embedding"),
+        ({"method": "gram", **EMBEDDINGS}, "gram cannot compare"),
+        ({"method": "detection", **LARGER}, "detection cannot compare"),
         ({"method": "kl", "options": {"temprature": 2.0}, **SCORES}, "no option 'temprature'; it has temperature"),
         ({"method": "kl", "options": {"temperature": -2.0}, **SCORES}, "above 0"),
         ({"method": "centres", **EMBEDDINGS}, "needs the teacher's centres"),
@@ -279,10 +324,17 @@ def test_faults_of_a_recipe_are_named_when_it_is_built(student, teacher, picture
         ({"terms": [{"method": "fsp"}]}, "takes 2 taps a side"),
         ({"terms": [{"method": "kl", "student": ["a", "b"]}]}, "takes 1 taps"),
         ({"terms": [{"method": "similarity", "sample_weights": "confidence"}]}, "takes no sample weights"),
-        ({"terms": [{"method": "kl", "source": "x"}], "teachers": {"y": {"file": "t.onnx"}}}, "no teacher 'x'"),
+        ({"terms": [{"method": "kl", "source": "x"}], "teachers": {"y": {"file": "t.onnx"}}}, "source = 'x' names no"),
+        ({"terms": [{"method": "kl"}], "teachers": {"y": {"file": "t.onnx"}, "z": {"kind": "ema"}}}, "any of y, z"),
         ({"teachers": {"y": {}}}, "needs file"),
         ({"teachers": {"y": {"kind": "ema", "file": "t.onnx"}}}, "take none"),
         ({"terms": [{"method": "kl", "wieght": 2}]}, "wieght"),
+        ({"teachers": {"y": {"kind": "stored", "mean": -1.0, "scale": 2.0}}}, "mean, scale: no effect .* 'stored'"),
+        ({"teachers": {"y": {"kind": "ema", "architecture": "resnet"}}}, "architecture: no effect .* 'ema'"),
+        ({"teachers": {"y": {"kind": "online", "architecture": "resnet", "decay": 0.9}}}, "decay: no effect"),
+        ({"teachers": {"y": {"file": "t.onnx", "weights": [1.0]}}}, "weights: no effect"),
+        ({"teachers": {"y": {"file": "t.onnx", "options": {"width": 8}}}}, "options: no effect .* without an archi"),
+        ({"teachers": {"y": {"file": "t.onnx", "architecture": "r", "threads": 1}}}, "threads: no effect .* with an"),
     ],
 )
 def test_faults_of_a_recipe_are_named_when_it_is_read(settings, message: str) -> None:

@@ -13,9 +13,9 @@ from facekd.distill.compare import Comparison
 from facekd.distill.opening import distil, made_teachers, open_teacher
 from facekd.distill.settings import DistillSettings, TeacherFile
 from facekd.distill.task import DistilledTask
-from facekd.distill.teachers import TorchTeacher
+from facekd.distill.teachers import Teacher, TorchTeacher
 from facekd.errors import ConfigError, ModelError
-from tests.distill.small_stage import Task, small
+from tests.distill.small_stage import Task, small, write
 
 ARCHITECTURES = {"small": small}
 
@@ -34,6 +34,43 @@ def test_safetensors_fill_an_architecture_and_the_command_may_name_another_file(
     narrow = settings.model_copy(update={"options": {"width": 6}})
     with pytest.raises(ModelError, match="does not fit"):
         open_teacher("large", narrow, ARCHITECTURES, ["2"], path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_mean_and_scale_reach_an_architecture_and_its_digest(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(3)
+    path, network = tmp_path / f"large{suffix}", small(8).eval()
+    if suffix == ".onnx":
+        write(network, path)
+    else:
+        save_file(network.state_dict(), path)
+    table = {"file": str(path), "architecture": "small", "options": {"width": 8}}
+
+    def opened(**more: float) -> Teacher:
+        return open_teacher("large", TeacherFile.model_validate(table | more), ARCHITECTURES, ["output"])
+
+    pictures = torch.randn(2, 3, 8, 8)
+    scaled, plain = opened(mean=-1.0, scale=127.5), opened()
+    wanted = plain.answer((pictures + 1.0) * 127.5, ["output"])["output"]
+    torch.testing.assert_close(scaled.answer(pictures, ["output"])["output"], wanted)
+    assert len({scaled.digest, plain.digest, opened(mean=-1.0).digest}) == 3
+
+
+def test_an_average_that_only_an_ensemble_names_follows_and_is_saved(tmp_path: Path) -> None:
+    save_file(small(8).state_dict(), tmp_path / "large.safetensors")
+    teachers = {
+        "large": {"file": str(tmp_path / "large.safetensors"), "architecture": "small", "options": {"width": 8}},
+        "own": {"kind": "ema"},
+        "all": {"kind": "ensemble", "members": ["large", "own"]},
+        "nobody's": {"file": str(tmp_path / "missing.onnx")},  # no term needs it, so it is not opened
+    }
+    settings = DistillSettings.model_validate({"teachers": teachers, "terms": [{"method": "kl", "source": "all"}]})
+    task = distil(Task(0, None), settings, ARCHITECTURES)
+    task.module.train()
+    for step in range(3):
+        task.losses(task.batch(step), step, 0.0)
+    assert int(task.distiller.moving["own"].updates) == 2
+    assert any(key.startswith("distiller.moving.own.") for key in task.module.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -65,14 +102,16 @@ def test_an_ensemble_may_average_at_the_terms_temperature() -> None:
     table = {"kind": "ensemble", "members": ["a", "b"], "options": {"temperature": 4.0}}
     settings = DistillSettings.model_validate({"teachers": {**files, "both": table}})
     pictures = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    warm = made_teachers(settings, small(), {}, members)["both"].answer(pictures, ["output"])["output"]
+
+    def ensemble(recipe: DistillSettings) -> Teacher:
+        return made_teachers(recipe.teachers, ["both"], small(), {}, members)["both"]
+
+    warm = ensemble(settings).answer(pictures, ["output"])["output"]
     cold = DistillSettings.model_validate({"teachers": {**files, "both": {**table, "options": {}}}})
-    assert not torch.allclose(
-        warm, made_teachers(cold, small(), {}, members)["both"].answer(pictures, ["output"])["output"]
-    )
+    assert not torch.allclose(warm, ensemble(cold).answer(pictures, ["output"])["output"])
     wrong = DistillSettings.model_validate({"teachers": {**files, "both": {**table, "options": {"heat": 4.0}}}})
     with pytest.raises(ConfigError, match="option is temperature"):
-        made_teachers(wrong, small(), {}, members)
+        ensemble(wrong)
 
 
 def test_answers_are_kept_where_that_makes_sense_and_nowhere_else(tmp_path: Path) -> None:

@@ -111,6 +111,19 @@ def test_an_onnx_teacher_answers_outputs_inner_values_and_scaled_pictures(tmp_pa
     assert teacher.digest != OnnxTeacher(tiny_onnx, threads=1).digest  # other pictures, other answers
 
 
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_a_graph_for_a_fixed_number_answers_batches_of_any(tiny_onnx, count: int) -> None:
+    model = onnx.load_from_string(tiny_onnx)
+    for item in (*model.graph.input, *model.graph.output):
+        item.type.tensor_type.shape.dim[0].dim_value = 4
+    pictures = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    taps = ["output", "embedding"]
+    fixed = OnnxTeacher(model.SerializeToString(), threads=1).answer(pictures, taps)
+    free = OnnxTeacher(tiny_onnx, threads=1).answer(pictures, taps)
+    for tap in taps:
+        torch.testing.assert_close(fixed[tap], free[tap])
+
+
 def test_an_inner_value_may_be_called_like_the_output(tiny_onnx, pictures) -> None:
     model = onnx.load_from_string(tiny_onnx)
     model.graph.node[0].output[0] = model.graph.node[1].input[0] = "output_map"

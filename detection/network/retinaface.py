@@ -108,6 +108,7 @@ class ExportedRetinaFace(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures (N, 3, H, W) to scores (N, A) in 0..1, box codes (N, A, 4) and landmark codes (N, A, 10)."""
-        predictions = self.network(pictures)
-        # In float32, whatever the arithmetic: in bf16 every probability above 0.998 would become 1.
-        return predictions.logits.float().sigmoid(), predictions.boxes, predictions.landmarks
+        logits, boxes, landmarks = self.network(pictures)
+        if torch.finfo(logits.dtype).bits < 32:  # under autocast: in bf16 every probability above 0.998 would become 1
+            logits = logits.float()
+        return logits.sigmoid(), boxes, landmarks

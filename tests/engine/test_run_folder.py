@@ -14,11 +14,15 @@ import torch
 from torch import nn
 
 from facekd.cli.train import stage_of
+from facekd.distill.settings import DistillSettings
+from facekd.distill.task import DistilledTask
+from facekd.distill.teachers import TorchTeacher
 from facekd.engine.loop import TrainingDiverged, fit
 from facekd.engine.ranks import refuse_undivided_batches
 from facekd.engine.run_folder import RECIPE, check_folder, recipe_changes, write_recipe
 from facekd.engine.settings import Section, TrainingSettings, parse_recipe, read_toml
 from facekd.errors import ConfigError, ModelError
+from facekd.recognition.train import EmbedderTask
 
 RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
 
@@ -156,7 +160,12 @@ def test_several_ranks_are_for_tasks_that_divide_their_batches(tmp_path: Path, m
     with pytest.raises(ConfigError, match="OnesTask does not divide its batches over ranks: all 4"):
         fit(OnesTask(), Recipe().training, tmp_path)
     assert not any(tmp_path.iterdir())
-    refuse_undivided_batches(DividedTask())
+    settings = DistillSettings(teachers={"t": {"file": "t.onnx"}}, terms=[{"method": "cosine"}])
+    for base in (OnesTask(), DividedTask()):
+        distilled = DistilledTask(base, {"t": TorchTeacher(nn.Linear(1, 1))}, settings)
+        assert distilled.divides_batches is isinstance(base, DividedTask)
+    refuse_undivided_batches(distilled)
+    assert EmbedderTask.divides_batches
 
 
 def test_the_terms_that_are_not_finite_are_named(tmp_path: Path) -> None:

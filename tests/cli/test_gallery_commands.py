@@ -107,7 +107,9 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
         got = cli.run([*map(str, arguments), "--json"])
         captured = capsys.readouterr()
         assert got == code, captured.err
-        return json.loads(captured.out) if captured.out else captured.err
+        said = json.loads(captured.out)
+        assert "exit_code" not in said or said["exit_code"] == code
+        return said.get("error", said)
 
     return run
 
@@ -115,7 +117,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_enrols_identifies_and_forgets(photo, answer):
     enrolled = answer("enroll", "Ada", photo(10))["people"]
     assert enrolled == [
-        {"person": "Ada", "enrolled": [{"path": photo(10), "quality": 0.75, "warnings": []}], "refused": []}
+        {"person": "Ada", "enrolled": [{"path": photo(10), "id": 1, "quality": 0.75, "warnings": []}], "refused": []}
     ]
     answer("enroll", "Grace", photo(20))
     images = answer("identify", photo(10), photo(90), photo(0))["images"]
@@ -139,7 +141,10 @@ def test_refusals_have_reasons_and_codes(photo, answer, tmp_path):
     assert [entry["reason"] for entry in refused] == ["no-face", "several-faces", "masked", "unreadable"]
     assert answer("people", "list")["people"] == []
     assert answer("enroll", "Ada", photo(10), photo(0), code=3)["people"][0]["enrolled"]
-    assert answer("enroll", "Ada", photo(10), code=5)["people"][0]["refused"][0]["reason"] == "already-enrolled"
+    assert answer("enroll", "Ada", photo(10))["people"][0]["refused"][0]["reason"] == "already-enrolled"
+    assert answer("enroll", "Ada", photo(250), photo(10))["people"][0]["enrolled"] == []
+    assert answer("enroll", "Ada", photo(10), photo(0), code=3)["people"][0]["enrolled"] == []
+    assert answer("enroll", "Ada", photo(250), code=5)["people"][0]["enrolled"] == []
     assert answer("enroll", "Second", photo(250), "--face", 2)["people"][0]["enrolled"]
     assert answer("enroll", "Masked", photo(240), "--allow-masks")["people"][0]["enrolled"]
     told = answer("enroll", "Ada again", photo(10))["people"][0]["enrolled"][0]["warnings"]
@@ -156,6 +161,24 @@ def test_enrols_a_folder_of_peoples_folders(photo, answer, tmp_path):
         ("Grace", 1),
         ("Nobody", 0),
     ]
+
+
+def test_a_folder_can_be_enrolled_every_night(photo, answer, tmp_path):
+    for place in ("people/Ada/a.png", "people/Grace/b.png"):
+        photo(10 if "Ada" in place else 20, place)
+    photo(250, "people/Grace/several.png")
+    for enrolled in (1, 0):
+        people = answer("enroll", "--folder", tmp_path / "people")["people"]
+        assert [len(person["enrolled"]) for person in people] == [enrolled, enrolled]
+
+
+@pytest.mark.parametrize("name", ["here.bin", "absent.jpg", "ABSENT.PNG"])
+def test_a_photograph_in_the_place_of_the_name_is_nobody(photo, answer, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("here.bin").write_bytes(b"x")
+    Path("Ada").mkdir()
+    assert "the person's name comes first" in answer("enroll", name, photo(10), code=2)
+    assert answer("enroll", "Ada", photo(10, "Ada/a.png"))["people"][0]["enrolled"]  # a folder may be called so
 
 
 def test_a_folder_whose_name_is_none_stops_before_anybody_is_enrolled(photo, answer, tmp_path):
@@ -373,6 +396,31 @@ def test_what_could_not_be_erased_is_told(photo, answer, tmp_path, monkeypatch, 
     assert "may linger" in captured.err
     health = json.loads(captured.out)
     assert (health["healthy"], health["erased"]) == (True, False)
+
+
+def test_shows_templates_by_the_ids_that_removal_takes(photo, answer, tmp_path):
+    enrolled = answer("enroll", "Ada", photo(10), photo(20))["people"][0]["enrolled"]
+    shown = answer("people", "show", "Ada")
+    assert shown["person"] == "Ada"
+    assert [template["id"] for template in shown["templates"]] == [photograph["id"] for photograph in enrolled]
+    assert {"created", "quality", "mask", "photographs"} < set(shown["templates"][0])
+    assert answer("people", "remove", "Ada", "--template", enrolled[0]["id"])["templates"] == 1
+    assert [template["id"] for template in answer("people", "show", "Ada")["templates"]] == [enrolled[1]["id"]]
+    assert "nobody named" in str(answer("people", "show", "Bob", code=1))
+
+
+def test_a_damaged_template_is_named_and_can_be_removed(photo, answer, tmp_path):
+    answer("enroll", "Ada Lovelace", photo(10), photo(20))
+    path = tmp_path / "gallery.db"
+    content = bytearray(path.read_bytes())
+    content[content.index(_unit(1).tobytes())] ^= 1
+    path.write_bytes(content)
+    message = str(answer("identify", photo(20), code=4))
+    assert "facekd people remove 'Ada Lovelace' --template 1" in message
+    assert answer("people", "show", "Ada Lovelace", code=4)["damaged"] == [1]
+    assert answer("people", "remove", "Ada Lovelace", "--template", 1)["templates"] == 1
+    assert answer("identify", photo(20))["images"][0]["faces"][0]["person"] == "Ada Lovelace"
+    assert answer("gallery", "check")["healthy"]
 
 
 def test_an_export_replaces_no_file(photo, answer, tmp_path):

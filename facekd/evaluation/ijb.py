@@ -165,19 +165,15 @@ class IjbScores:
         }
 
 
-def ijb_scores(
-    protocol: IjbProtocol, embeddings: NDArray[np.floating[Any]], weighted: bool = True, chunk: int = 100_000
-) -> IjbScores:
-    """Cosines of the protocol's comparisons.
+def ijb_scores(protocol: IjbProtocol, embeddings: NDArray[np.floating[Any]], chunk: int = 100_000) -> IjbScores:
+    """Cosines of the protocol's comparisons, each face weighted by its detection score.
 
     Args:
         protocol: the lists.
         embeddings: (N, D), one for each face, of unit length or zeros.
-        weighted: weigh faces by their detection score.
         chunk: comparisons at a time.
     """
-    weights = protocol.detection_scores if weighted else None
-    numbers, matrix = template_embeddings(embeddings, protocol.templates, protocol.media, weights)
+    numbers, matrix = template_embeddings(embeddings, protocol.templates, protocol.media, protocol.detection_scores)
     left, right = (np.searchsorted(numbers, protocol.pairs[:, side]) for side in (0, 1))
     scores = np.empty(len(left), np.float32)
     for start in range(0, len(left), chunk):

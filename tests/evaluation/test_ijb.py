@@ -61,6 +61,16 @@ def test_protocol(tmp_path: Path) -> None:
     assert figures["tar"] == {"1e-1": 1.0, "1e-2": 1.0}
 
 
+@pytest.mark.parametrize("media", [(10, 10), (10, 11)], ids=["one medium", "two media"])
+def test_faces_weigh_by_their_detection_scores(tmp_path: Path, media: tuple[int, int]) -> None:
+    points = "".join(f"{k}.jpg {'0 ' * 10}{score}\n" for k, score in ((1, 0.9), (2, 0.1), (3, 0.5), (4, 0.5)))
+    faces = f"1.jpg 1 {media[0]}\n2.jpg 1 {media[1]}\n3.jpg 2 12\n4.jpg 3 13\n"
+    protocol = read_ijb(write(tmp_path, faces, "1 2 1\n1 3 0\n", points))
+    a, b = [1.0, 0.0], [0.0, 1.0]
+    scores = ijb_scores(protocol, np.array([a, b, a, b])).scores
+    assert scores == pytest.approx(np.array([0.9, 0.1]) / np.hypot(0.9, 0.1))
+
+
 @pytest.mark.parametrize(
     ("faces", "pairs", "points", "said"),
     [

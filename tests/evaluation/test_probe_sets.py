@@ -122,6 +122,40 @@ def test_intervals_hold_the_rate_and_grow_where_few_people_make_the_false_matche
     assert widths[1] > widths[0]
 
 
+def test_named_people_and_strangers_are_drawn_apart() -> None:
+    """Against a plain loop over the comparisons, with the same draws: three of the three, two hundred of the others."""
+    from facekd.evaluation.probe_sets import _accelerations, _corrected
+
+    rng = np.random.default_rng(6)
+    references, owners = unit(rng.normal(size=(12, 5))), np.repeat(np.arange(3), 4)
+    strangers = unit(rng.normal(size=(200, 5)))
+    pairs, design = compare_sets(references, [f"p{k}" for k in owners], strangers=strangers, max_far=0.5)
+    threshold = float(np.quantile(references @ strangers.T, 0.8))
+    one, other, cosines = [], [], []
+    for row, person in enumerate(owners):
+        others = [(owners[k], references[k]) for k in range(row)] + [(3 + k, s) for k, s in enumerate(strangers)]
+        for second, embedding in others:
+            if person != second:
+                one.append(person)
+                other.append(second)
+                cosines.append(float(references[row] @ embedding))
+    first, second, accepted = np.array(one), np.array(other), np.array(cosines) >= threshold
+
+    def rate(weights: np.ndarray) -> float:
+        each = weights[first] * weights[second]
+        return float(each[accepted].sum() / each.sum())
+
+    draws, ones = np.random.default_rng(0), np.ones(203)
+    replicated = np.array(
+        [rate(np.concatenate([draw_weights(3, draws), draw_weights(200, draws)])) for _ in range(100)]
+    )
+    without = np.array([rate(ones - (np.arange(203) == person)) for person in range(203)])[:, None]
+    wanted = _corrected(replicated, rate(ones), float(_accelerations(without, [3, 200])[0]), 0.025)
+    (got,) = bootstrap_rates(pairs, design, [threshold], np.random.default_rng(0), replicates=100)
+    assert (got.low, got.high) == pytest.approx(wanted, rel=1e-6)
+    assert got.low < rate(ones) < got.high
+
+
 def test_the_correction_is_that_of_scipy() -> None:
     """One sample of people with one number each: the rate of marked pairs is then no mean, but BCa is defined alike."""
     from facekd.evaluation.probe_sets import _accelerations, _corrected

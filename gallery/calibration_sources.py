@@ -67,16 +67,18 @@ def people_of_gallery(gallery: Gallery) -> FaceSet:
     """The templates of a gallery; one whose mask status is not known counts as unmasked.
 
     Raises:
-        DataError: nobody is enrolled.
+        DataError: nobody is enrolled, or by means of several photographs alone.
     """
-    templates = [
-        (person.name, template)
-        for person in gallery.people()
-        for template in gallery.templates(person.name)
-        if template.photographs == 1  # a mean of several answers to strangers more often
-    ]
-    if not templates:
+    enrolled = [(person.name, template) for person in gallery.people() for template in gallery.templates(person.name)]
+    if not enrolled:
         raise DataError(f"nobody is enrolled in {gallery.location}; a calibration needs people")
+    # A mean of several photographs answers to strangers more often.
+    templates = [(name, template) for name, template in enrolled if template.photographs == 1]
+    if not templates:
+        raise DataError(
+            f"{gallery.location} has fused templates only, {len(enrolled)} of them: enrol without --fuse instead, "
+            "or calibrate on the photographs, in a folder for each person"
+        )
     return FaceSet(
         np.stack([template.embedding for _, template in templates]),
         tuple(name for name, _ in templates),

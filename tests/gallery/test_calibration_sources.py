@@ -101,6 +101,15 @@ def test_templates_of_a_gallery(open_gallery, unit, make_face, make_mask):
     assert faces.masked.tolist() == [False, False, True]
 
 
+def test_a_gallery_of_fused_templates_is_not_empty_but_cannot_calibrate(open_gallery, unit):
+    gallery = open_gallery(policy=EnrolmentPolicy(fusion="instead"))
+    gallery.enrol("Ada", [unit(1), unit(2, near=unit(1), cosine=0.7)])
+    with pytest.raises(DataError, match="fused templates only, 1 of them: enrol without --fuse instead"):
+        people_of_gallery(gallery)
+    gallery.enrol("Grace", [unit(3)])
+    assert people_of_gallery(gallery).people == ("Grace",)
+
+
 def faces_of(rng, people, each, noise, masked=False, names=None):
     centres = np.random.default_rng(5).normal(size=(50, 16))[np.repeat(people, each)]
     rows = centres + noise * rng.normal(size=centres.shape)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facekd.distill.taps import OUTPUT, check_taps, watch
 from facekd.distill.weighting import confidence_weights
+from facekd.engine.averaging import follow
 from facekd.errors import ConfigError, ModelError
 from facekd.runtime import open_session
 
@@ -228,8 +229,8 @@ class EmaTeacher(nn.Module):
 
     Args:
         student: copied.
-        decay: share of the average kept at each update, 0..1; warmed up as min(decay, (1 + n) / (10 + n)). 0.999 in the
-            paper.
+        decay: share of the average kept at each update, 0..1; warmed up, see `facekd.engine.averaging.follow`. 0.999 in
+            the paper.
     """
 
     digest = ""  # it changes, so nothing of it may be cached
@@ -243,17 +244,10 @@ class EmaTeacher(nn.Module):
         self.decay = decay
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """Follow the student; once after each optimiser step."""
         self.updates += 1
-        decay = min(self.decay, (1 + int(self.updates)) / (10 + int(self.updates)))
-        current = student.state_dict()
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(current[name].to(value.dtype), 1.0 - decay)
-            else:
-                value.copy_(current[name])
+        follow(self.network, student, self.decay, int(self.updates))
 
     def check(self, taps: Sequence[str]) -> None:
         """See `Teacher`."""

@@ -23,6 +23,7 @@ from facekd.distill.stages import Stage
 from facekd.distill.task import DistilledTask
 from facekd.distill.teachers import Teacher
 from facekd.engine.loop import BEST, fit
+from facekd.engine.run_folder import CHECKPOINT
 from facekd.engine.settings import Section, Seed
 from facekd.engine.task import Task
 from facekd.errors import ConfigError
@@ -313,7 +314,7 @@ def _train(
         if mine and run.finished() is None:
             begun = time.monotonic()
             task = make_task(recipe, entry, stage, teachers, run.seed, answers)
-            outcome = fit(task, stage.settings(run.seed), run.folder, resume=True)
+            outcome = fit(task, stage.settings(run.seed), run.folder, resume=(run.folder / CHECKPOINT).is_file())
             figures = stage.judge(outcome.best_path)
             run.finish(Finished(outcome.best_score, figures, time.monotonic() - begun))
         return mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,15 @@ class FacePipeline:
         return self.analyze_batch([image])[0]
 
     def analyze_batch(self, images: Sequence[ImageSource]) -> list[list[Face]]:
-        """Faces of several photographs; the networks see the faces of all of them together."""
+        """Faces of several photographs; the networks see the faces of all of them together.
+
+        Raises:
+            ConfigError: it is one photograph instead of a list of them.
+            ImageError: a picture cannot be used.
+            ModelError: a model fails.
+        """
+        if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise ConfigError("analyze_batch takes photographs in a list: for one there is analyze")
         pictures = [load_image(image) for image in images]
         found = [
             (index, detection, crop)

@@ -57,7 +57,7 @@ def test_the_commands_that_scripts_rely_on_are_there() -> None:
         "distill compare": {"--only", "--report-only", "--markdown"},
         "doctor": set(),
     }
-    promised |= {f"people {verb}": set() for verb in ("list", "rename", "remove", "export", "import")}
+    promised |= {f"people {verb}": set() for verb in ("list", "show", "rename", "remove", "export", "import")}
     promised |= {f"gallery {verb}": set() for verb in ("check", "backup", "restore", "rotate-key", "audit")}
     promised |= {f"zoo {verb}": set() for verb in ("show", "verify")}
     for name, options in promised.items():

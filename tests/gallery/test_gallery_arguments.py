@@ -71,6 +71,12 @@ def test_a_pipeline_says_what_it_is_made_of(name):
         FacePipeline(**{name: name})
 
 
+@pytest.mark.parametrize("one", ["photograph.jpg", Path("photograph.jpg"), np.zeros((40, 40, 3), np.uint8)])
+def test_one_photograph_is_no_batch(one):
+    with pytest.raises(ConfigError, match="in a list"):
+        FacePipeline.analyze_batch(object(), one)
+
+
 def test_a_tracker_says_what_it_asks(make_pipeline):
     with pytest.raises(ConfigError, match=r"pipeline\.detector"):
         FaceTracker(make_pipeline({}))

@@ -6,7 +6,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.decision import limit_for
 from facekd.gallery.fusion import fuse, parse_fusion
 from facekd.gallery.maintenance import check, reembed
@@ -102,6 +102,28 @@ def test_what_was_fused_in_one_enrolment_outlives_other_photographs(open_gallery
     gallery.enrol("Ada", [make_face(unit(8, near=unit(1), cosine=0.7))])
     gallery.remove_templates("Ada", [gallery.templates("Ada")[1].id])
     assert [template.photographs for template in gallery.templates("Ada")] == [3]
+
+
+def test_photographs_have_ids_unless_only_their_mean_is_stored(open_gallery, photographs, unit, make_face, make_mask):
+    gallery = open_gallery()
+    assert gallery.enrol("Ada", photographs, policy=BESIDE).ids == (1, 2, 3)  # and 4, of all
+    masked = make_face(unit(9, near=unit(1), cosine=0.8), mask=make_mask("mask"))
+    instead = EnrolmentPolicy(fusion="instead", allow_masks=True)
+    assert gallery.enrol("Grace", [masked, *photographs], policy=instead).ids == (6, None, None, None)
+    assert [template.photographs for template in gallery.templates("Grace")] == [3, 1]
+
+
+def test_no_mean_outlives_a_damaged_photograph_that_is_removed(open_gallery, photographs):
+    gallery = open_gallery()
+    gallery.enrol("Ada", photographs, policy=BESIDE)
+    gallery.store.connection.sqlite.execute("UPDATE templates SET template = zeroblob(516) WHERE id = 2")
+    with pytest.raises(GalleryError, match="people remove Ada --template 2"):
+        gallery.templates("Ada")
+    assert gallery.record("Ada").damaged == (2,)
+    removal = gallery.remove_templates("Ada", [2])
+    assert (removal.templates, removal.fused) == (1, 1)
+    assert [template.id for template in gallery.templates("Ada")] == [1, 3]
+    assert check(gallery).problems == ()
 
 
 @pytest.fixture

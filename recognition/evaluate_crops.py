@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from facekd.evaluation.photographs import Photographs
 from facekd.evaluation.progress import Progress, silently
 from facekd.evaluation.verification import RATES, rate_label
 from facekd.images import load_image
+from facekd.recognition.data.tables import read_table
 from facekd.recognition.evaluate import BATCH, CropEmbedder, embed_crops
 from facekd.recognition.mask import MASK_STATUSES, MaskResult
 
@@ -95,17 +95,7 @@ def read_crop_table(root: str | os.PathLike[str], table: str, split: str) -> Cro
         DataError: the table is missing or not in the form, or has no line of that split; names the splits it has.
     """
     path = Path(root) / table
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"Cannot read the table {path}: {error}; facekd prepare FOLDER OUT writes faces.csv with its crops"
-        ) from error
-    if not rows:
-        raise DataError(f"{path} lists no crop")
-    if not {"file", "split"} <= rows[0].keys():
-        raise DataError(f"{path} needs the columns shard, file and split; it has {', '.join(rows[0])}")
+    rows = read_table(path, ("file", "split"))  # without shards the files lie in the folder itself
     numbers = [number for number, row in enumerate(rows) if row["split"] == split]
     if not numbers:
         known = ", ".join(sorted({row["split"] for row in rows})) or "none"

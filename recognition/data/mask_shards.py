@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.images import load_image
+from facekd.recognition.data.tables import read_table
 from facekd.recognition.mask import MASK_STATUSES as STATUSES
 
 TABLE = "mask.csv"
@@ -44,9 +44,7 @@ def read_masks(folder: Path, split: str) -> MaskSet:
     archives: dict[str, zipfile.ZipFile] = {}
     crops, labels = [], []
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["split"] == split]
-        for row in rows:
+        for row in (row for row in read_table(path, ("shard", "file", "label", "split")) if row["split"] == split):
             if row["label"] not in STATUSES:
                 raise DataError(f"{path}: unknown label {row['label']!r}; known: {', '.join(STATUSES)}")
             if row["shard"] not in archives:

@@ -7,7 +7,6 @@ that crop.
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from facekd.recognition.data.encoded import CROP, Crops, EncodedCrops, decode_cr
 from facekd.recognition.data.layout import TABLE, crop_keys, crops_digest
 from facekd.recognition.data.screen_folder import read_screening
 from facekd.recognition.data.stored_teacher import StoredEmbeddings, read_teacher
+from facekd.recognition.data.tables import read_table
 
 MOST_DECODED = 100_000  # crops, 3.8 GB of memory in each process that trains
 
@@ -83,7 +83,7 @@ def read_faces(
     keys: list[NDArray[np.uint64]] = []
     embeddings: dict[str, list[StoredEmbeddings]] = {name: [] for name in teachers}
     for folder in folders:
-        table = read_table(folder)
+        table = read_faces_table(folder)
         identities = [row["identity"] for row in table]
         taken = np.array([row["split"] == split and row["identity"] not in held_out for row in table], np.bool_)
         if split == "train" and (screening := read_screening(folder, identities)) is not None:
@@ -124,24 +124,13 @@ def join_embeddings(name: str, parts: Sequence[StoredEmbeddings]) -> StoredEmbed
         raise DataError(f"teacher_{name}.npy differs from folder to folder: {error}; prepare them again") from error
 
 
-def read_table(folder: Path) -> list[dict[str, str]]:
+def read_faces_table(folder: Path) -> list[dict[str, str]]:
     """The lines of a folder's ``faces.csv``.
 
     Raises:
-        DataError: it cannot be read, or lacks a column.
+        DataError: as for ``read_table``.
     """
-    path = folder / TABLE
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            table = list(csv.DictReader(stream))
-    except OSError as error:
-        raise DataError(
-            f"Cannot read {path}: {error}. A folder of faces needs {TABLE}; facekd prepare makes one"
-        ) from error
-    missing = {"shard", "file", "identity", "split"} - set(table[0] if table else ())
-    if missing:
-        raise DataError(f"{path} is empty or lacks the columns {', '.join(sorted(missing))}")
-    return table
+    return read_table(folder / TABLE, ("shard", "file", "identity", "split"))
 
 
 def table_crops(folder: Path, table: Sequence[dict[str, str]]) -> EncodedCrops:

@@ -20,7 +20,7 @@ from facekd.recognition.data.identity_folders import read_identity_folders
 from facekd.recognition.data.layout import Layout, crop_keys, crops_digest, layout_of
 from facekd.recognition.data.record_io import read_record_faces
 from facekd.recognition.data.screen_folder import Screening, read_screening
-from facekd.recognition.data.shards import FaceSet, read_faces, read_table, table_crops
+from facekd.recognition.data.shards import FaceSet, read_faces, read_faces_table, table_crops
 from facekd.recognition.data.stored_teacher import read_teacher
 from facekd.recognition.data.webdataset import read_webdataset
 
@@ -56,7 +56,7 @@ def read_folder(folder: Path, own_name: str | None = None) -> CropFolder:
     """
     identities, training = _filed(folder, own_name or own_names([folder])[folder])
     if layout_of(folder) is Layout.table:
-        return CropFolder(table_crops(folder, read_table(folder)), identities, training)
+        return CropFolder(table_crops(folder, read_faces_table(folder)), identities, training)
     return CropFolder(_read_unchanged(folder, crops_digest(folder)).crops, identities, training)
 
 
@@ -256,7 +256,7 @@ def _read_screened(folder: Path, own_name: str, teachers: Sequence[str], held: C
 def _filed(folder: Path, own_name: str) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
     """Who each crop of a folder is said to be, and which are for training; see ``CropFolder``."""
     if layout_of(folder) is Layout.table:
-        table = read_table(folder)
+        table = read_faces_table(folder)
         training = np.array([row["split"] == "train" for row in table], np.bool_)
         return tuple(row["identity"] for row in table), training
     faces = _read_plain(folder, own_name)
@@ -276,7 +276,7 @@ def _filed_under(folder: Path, split: str) -> frozenset[str]:
     """Who is in a split of a folder's table, "" where nobody knows; nobody where it has no table."""
     if layout_of(folder) is not Layout.table:
         return frozenset()
-    return frozenset(row["identity"] for row in read_table(folder) if row["split"] == split)
+    return frozenset(row["identity"] for row in read_faces_table(folder) if row["split"] == split)
 
 
 def _place(name: str) -> float:

@@ -445,6 +445,10 @@ def test_crops_errors(crops: Path) -> None:
     table = read_crop_table(crops, "faces.csv", "val")
     with pytest.raises(DataError, match="it has train, val"):
         read_crop_table(crops, "faces.csv", "test")
+    for content, message in (("file,split\n", "lists no crop"), ("file,who\na,b\n", "lacks the columns split; it has")):
+        (crops / "own.csv").write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_crop_table(crops, "own.csv", "val")
     with pytest.raises(ConfigError, match="no column 'hat'"):
         evaluate_crops(table, crop_embeddings(table, ByColour()), rates=(0.1,), replicates=0, group_column="hat")
     with pytest.raises(ConfigError, match="embedder"):

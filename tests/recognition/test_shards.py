@@ -63,7 +63,10 @@ def test_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Cannot read crops"):
         read_faces([folder], "train")
     (folder / "faces.csv").write_text("shard,file\na.zip,0.webp\n")
-    with pytest.raises(DataError, match="identity, split"):
+    with pytest.raises(DataError, match="identity, split; it has shard, file"):
+        read_faces([folder], "train")
+    (folder / "faces.csv").write_bytes("shard,file,identity,split\na.zip,0.webp,Zoë,train\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"Cannot read the table .*facekd prepare"):
         read_faces([folder], "train")
 
 

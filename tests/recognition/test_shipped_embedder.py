@@ -15,7 +15,7 @@ from facekd.engine.export import load_onnx_weights  # noqa: E402
 from facekd.images import list_images, load_image  # noqa: E402
 from facekd.recognition.align import align_face  # noqa: E402
 from facekd.recognition.backbones.dense_resnet import DenseResNet  # noqa: E402
-from facekd.recognition.data.shards import read_table, table_crops  # noqa: E402
+from facekd.recognition.data.shards import read_faces_table, table_crops  # noqa: E402
 from facekd.recognition.embedder import Embedder  # noqa: E402
 from facekd.recognition.train import embed  # noqa: E402
 from facekd.zoo import find_model  # noqa: E402
@@ -45,7 +45,7 @@ def test_portraits_have_one_embedding_in_torch_and_in_onnx_runtime(network: Dens
 
 
 def test_crops_of_val_have_one_embedding_in_torch_and_in_onnx_runtime(network: DenseResNet, shared_data: Path) -> None:
-    table = [row for row in read_table(shared_data / "faces") if row["split"] == "val"][:1600:50]
+    table = [row for row in read_faces_table(shared_data / "faces") if row["split"] == "val"][:1600:50]
     crops = table_crops(shared_data / "faces", table)[:]
     assert len(crops) == 32
     assert agreement(network, crops).min() >= 0.9999

@@ -21,7 +21,7 @@ REASONS = {
     "masked": "the face is covered by a mask: take the mask off",
     "mask-unsure": "it is not clear whether the face is covered: take another photograph, with nothing before the face",
     "already-enrolled": "this very photograph is already enrolled for this person",
-    "template-limit": "the person already has as many templates as the policy allows: remove one that `facekd people show` lists",
+    "template-limit": "the person has as many templates as the policy allows: remove one of `facekd people show`",
     "unreadable": "the file is no picture that can be read",
 }
 """Why a photograph is refused: stable codes for scripts, with the words for people."""

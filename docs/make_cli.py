@@ -34,14 +34,14 @@ and a byte of a file name that is no UTF-8 is `\\udce9` (Python's `os.fsencode` 
 
 | code | meaning |
 | --- | --- |
-| 0 | every input was answered; for `enroll`: of everybody at least one photograph is in the gallery, now or already |
+| 0 | every input was answered; for `enroll`: of everybody at least one photograph that was given is in the gallery |
 | 1 | answered "no": not found, not the same person, a step of the demo not as expected |
 | 2 | wrong use: unknown option, impossible value, something not installed that the command needs |
 | 3 | bad input: a file that is missing or no picture; the others are still answered and printed |
 | 4 | a model or a gallery is missing, damaged or locked, or the two do not belong together |
-| 5 | refused by policy: of at least one person there is no photograph in the gallery; the others are enrolled |
+| 5 | refused by policy: of somebody no photograph that was given is in the gallery; the others are enrolled |
 | 70 | a mistake in facekd; the traceback is printed |
-| 130 | interrupted; the one video or camera, or the last, may be stopped so and is answered |
+| 130 | interrupted; a video or camera that is stopped is answered, unless another one was to follow |
 
 A photograph without a face is an answer for `detect` and `identify`, and bad input for `verify` and `enroll`.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -186,14 +187,14 @@ class _NewestFrame:
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self.count = 0
         self._capture = capture
-        self._newest: tuple[float, NDArray[np.uint8]] | None = None
+        self._newest: tuple[float, NDArray[Any]] | None = None
         self._closing = self._ended = False
         self._change = threading.Condition()
         # A read that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._read, name="facekd-camera", daemon=True)
         self._thread.start()
 
-    def take(self) -> tuple[float, NDArray[np.uint8]] | None:
+    def take(self) -> tuple[float, NDArray[Any]] | None:
         """A frame newer than the last one taken, waiting for it if need be; None once there will be no more."""
         with self._change:
             while self._newest is None and not self._ended:
@@ -204,7 +205,8 @@ class _NewestFrame:
     def close(self) -> None:
         """End the thread, and with it the capture."""
         self._closing = True
-        self._thread.join(CLOSE_WAIT_S)
+        if threading.current_thread() is not self._thread:  # which may be the one that collects garbage
+            self._thread.join(CLOSE_WAIT_S)
 
     def _read(self) -> None:
         try:
@@ -224,7 +226,7 @@ class _NewestFrame:
                 self._change.notify()
 
 
-def _rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -235,9 +237,16 @@ class VideoFile:
         self.path = Path(path)
         self._frame_rate = frame_rate
         self._writer: cv2.VideoWriter | None = None
+        self._last: NDArray[Any] | None = None
+        self._written = 0
 
-    def write(self, image: NDArray[np.uint8]) -> None:
+    def write(self, image: NDArray[np.uint8], seconds: float = 0.0) -> None:
         """Append one frame.
+
+        Args:
+            image: RGB.
+            seconds: when it was seen; the frame before is repeated until then, so that the file keeps the time of a
+                camera of which frames were missed.
 
         Raises:
             ImageError: the file cannot be written.
@@ -248,7 +257,12 @@ class VideoFile:
             self._writer = cv2.VideoWriter(str(self.path), codec, self._frame_rate, (width, height))
             if not self._writer.isOpened():
                 raise ImageError(f"cannot write {self.path}: no such folder, or OpenCV has no MPEG-4 encoder here")
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        while self._last is not None and self._written < round(seconds * self._frame_rate):
+            self._writer.write(self._last)
+            self._written += 1
+        self._last = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        self._writer.write(self._last)
+        self._written += 1
 
     def __enter__(self) -> VideoFile:
         return self

@@ -234,6 +234,15 @@ def test_a_video_that_reaches_its_announced_end_is_whole(
         assert len(list(video)) == 3
 
 
+def test_a_copy_keeps_the_time_of_a_camera_of_which_frames_were_missed(tmp_path: Path) -> None:
+    path = tmp_path / "camera.mp4"
+    with VideoFile(path, 10.0) as file:
+        for seconds, colour in zip((0.0, 0.31, 0.38), COLOURS, strict=True):
+            file.write(np.full((48, 64, 3), colour, np.uint8), seconds)
+    with Video(path) as video:
+        assert [np.argmax(frame.image.mean(axis=(0, 1))) for frame in video] == [0, 0, 0, 1, 2]
+
+
 def test_a_copy_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot write"), VideoFile(tmp_path / "no" / "copy.mp4", 10.0) as file:
         file.write(np.zeros((48, 64, 3), np.uint8))

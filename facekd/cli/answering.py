@@ -216,7 +216,7 @@ def _answer_video(
                     corner = Mark(np.zeros(4, np.float32), None, f"{rate:.1f} frames/s", BLUE)
                     marked = draw_faces(frame.image, [*(face.mark() for face in faces), corner])
                     if copy is not None:
-                        copy.write(marked)
+                        copy.write(marked, frame.seconds if video.live else 0.0)
                     if window is not None and not window.show(marked):
                         break
     except ImageError as error:

@@ -93,14 +93,14 @@ def compare_all(
     non_mated = impostor_pairs(labels)
     keep = int(np.floor(max_far * non_mated + 1e-9)) + 1
 
-    tally = _Tally(keep)
+    tally = Tally(keep)
     for start, scores in blocks(matrix, chunk):
         # The block holds rows start… against columns start…: strictly above the diagonal each pair stands once.
         above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
         tally.add(
             scores, above, labels[start : start + len(scores), None] == labels[None, start:], rows[start:], rows[start:]
         )
-    return tally.result(non_mated, people)
+    return tally.result(people)
 
 
 def impostor_pairs(labels: NDArray[np.int64]) -> int:
@@ -190,8 +190,12 @@ def blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDArr
         yield start, matrix[start : start + chunk] @ matrix[start:].T
 
 
-class _Tally:
-    """Sorts blocks of scores into mated ones, the highest of the others, and the histogram of the others."""
+class Tally:
+    """Sorts blocks of scores into mated ones, the highest of the others, and the histogram of the others.
+
+    Args:
+        keep: how many of the highest.
+    """
 
     def __init__(self, keep: int) -> None:
         self._histogram = np.zeros(HISTOGRAM_BINS, np.int64)
@@ -215,9 +219,10 @@ class _Tally:
         i, j = np.nonzero(others & (scores >= self._highest.floor))
         self._highest.add(PairScores(scores[i, j], first[i], second[j]))
 
-    def result(self, non_mated: int, people: NDArray[np.int64]) -> AllPairs:
-        """Everything that was taken."""
-        return AllPairs(_joined(self._mated), self._highest.pairs(), non_mated, self._histogram, people)
+    def result(self, people: NDArray[np.int64]) -> AllPairs:
+        """Everything that was taken; `people` are those of all rows that were named."""
+        non_mated = int(self._histogram.sum())
+        return AllPairs(join_pairs(self._mated), self._highest.pairs(), non_mated, self._histogram, people)
 
 
 class _Highest:
@@ -240,7 +245,7 @@ class _Highest:
         return self._kept[0]
 
     def _cut(self) -> None:
-        held = _joined(self._kept)
+        held = join_pairs(self._kept)
         if len(held.scores) > self.count:
             top = np.argpartition(held.scores, len(held.scores) - self.count)[-self.count :]
             held = PairScores(held.scores[top], held.first[top], held.second[top])
@@ -248,7 +253,8 @@ class _Highest:
         self._kept, self._held = [held], len(held.scores)
 
 
-def _joined(parts: list[PairScores]) -> PairScores:
+def join_pairs(parts: Sequence[PairScores]) -> PairScores:
+    """Several parts as one, in their order."""
     empty = PairScores(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
     parts = [empty, *parts]
     return PairScores(

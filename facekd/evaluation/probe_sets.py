@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.evaluation.all_pairs import HISTOGRAM_BINS, AllPairs, PairScores, check_unit_length, compare_all
+from facekd.evaluation.all_pairs import AllPairs, PairScores, Tally, check_unit_length, compare_all, join_pairs
 from facekd.evaluation.bootstrap import Interval, draw_weights
 
 Embeddings = NDArray[np.floating[Any]]
@@ -213,52 +213,24 @@ def _corrected(replicated: Counts, rate: float, acceleration: float, tail: float
 def _rectangle(
     references: NDArray[np.float32], probes: NDArray[np.float32], people: NDArray[np.int64], keep: int, chunk: int
 ) -> AllPairs:
-    owners, others = people[: len(references)], people[len(references) :]
-    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
-    mated: list[PairScores] = []
-    highest: list[PairScores] = []
-    floor, held = -np.inf, 0  # a score below the floor is certainly not among the highest
+    rows, owners, others = np.arange(len(people)), people[: len(references)], people[len(references) :]
+    tally = Tally(keep)
     for start in range(0, len(references), chunk):
         scores = references[start : start + chunk] @ probes.T
-        own = owners[start : start + chunk, None] == others[None, :]
-        i, j = np.nonzero(own)
-        mated.append(PairScores(scores[i, j], start + i, len(references) + j))
-        bins = ((scores[~own] + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64)
-        histogram += np.bincount(np.clip(bins, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
-        i, j = np.nonzero(~own & (scores >= floor))
-        highest.append(PairScores(scores[i, j], start + i, len(references) + j))
-        held += len(i)
-        if held > 4 * keep:
-            highest = [_highest(_concatenated(highest), keep)]
-            floor, held = float(highest[0].scores.min()), len(highest[0].scores)
-    return AllPairs(
-        _concatenated(mated), _highest(_concatenated(highest), keep), int(histogram.sum()), histogram, people
-    )
+        same = owners[start : start + chunk, None] == others[None, :]
+        tally.add(scores, np.ones_like(same), same, rows[start:], rows[len(references) :])
+    return tally.result(people)
 
 
 def _joined(parts: Sequence[AllPairs], people: NDArray[np.int64]) -> AllPairs:
     return AllPairs(
-        mated=_concatenated([part.mated for part in parts]),
-        impostors=_concatenated([part.impostors for part in parts]),
+        mated=join_pairs([part.mated for part in parts]),
+        impostors=join_pairs([part.impostors for part in parts]),
         non_mated=sum(part.non_mated for part in parts),
         histogram=np.sum([part.histogram for part in parts], axis=0),
         people=people,
     )
 
 
-def _highest(pairs: PairScores, keep: int) -> PairScores:
-    if len(pairs.scores) <= keep:
-        return pairs
-    return _chosen(pairs, np.argpartition(pairs.scores, len(pairs.scores) - keep)[-keep:])
-
-
 def _chosen(pairs: PairScores, which: NDArray[Any]) -> PairScores:
     return PairScores(pairs.scores[which], pairs.first[which], pairs.second[which])
-
-
-def _concatenated(parts: Sequence[PairScores]) -> PairScores:
-    return PairScores(
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.first for part in parts]),
-        np.concatenate([part.second for part in parts]),
-    )

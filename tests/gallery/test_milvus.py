@@ -42,7 +42,7 @@ def in_milvus(open_gallery, location):
 def rounded(value):
     """An answer without ids, scores to five digits: float32 sums of another order."""
     if dataclasses.is_dataclass(value):
-        return {name: rounded(getattr(value, name)) for name in value.__slots__ if name not in {"id", "number"}}
+        return {name: rounded(getattr(value, name)) for name in value.__slots__ if name not in {"id", "ids", "number"}}
     if isinstance(value, (list, tuple)):
         return [rounded(part) for part in value]
     if isinstance(value, EnrolmentRefused):

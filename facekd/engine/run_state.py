@@ -61,7 +61,7 @@ class RunState:
             ModelError, ConfigError: as ``restore`` does, which compares network and data, too.
         """
         try:
-            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            saved = torch.load(path, map_location="cpu", mmap=True)
         except _UNREADABLE as error:
             raise _damaged(path, error) from error
         self._refuse_other(saved, path)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 zoo = typer.Typer(no_args_is_help=True, help="Show, verify and add models.")
 
+# Of a calibration, in words; --json has the intervals, too.
+_SHOWN = ("source", "people", "pairs", "score_threshold", "temperature", "thresholds")
+
 ModelArgument = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", show_default=False, help="A name, a task, or an .onnx file; or all.")
 ]
@@ -142,7 +145,8 @@ def _table(models: list[dict[str, Any]]) -> Table:
             "  date": card["date"],
             "  licence": card["licence"],
             "  figures": ", ".join(f"{name} {value:g}" for name, value in card["figures"].items()),
-            "  calibration": ", ".join(f"{key} {_short(value)}" for key, value in calibration.items() if value),
+            "  calibration": ", ".join(f"{key} {_short(calibration[key])}" for key in _SHOWN if calibration.get(key)),
+            "  masked": _short((calibration.get("masked") or {}).get("thresholds", {})),
             "  notes": card["notes"],
         }
         for heading, text in rows.items():

@@ -65,6 +65,12 @@ class DividedTask(OnesTask):
     divides_batches = True
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than all runs of this file."""
+    monkeypatch.setattr("facekd.engine.journal.draw_curves", lambda *_: None)
+
+
 def with_rate(rate: float) -> Recipe:
     return Recipe(training=Recipe().training.model_copy(update={"learning_rate": rate}))
 

@@ -143,6 +143,7 @@ class EmbedderStage:
     def __init__(self, table: dict[str, Any], source: Path, lfw: Path | None = None) -> None:
         from facekd.recognition.backbones import BACKBONES
         from facekd.recognition.data.shards import read_faces
+        from facekd.recognition.data.sources import held_out
         from facekd.recognition.data.stored_teacher import require_one_teacher
         from facekd.recognition.train import Recipe
 
@@ -157,7 +158,7 @@ class EmbedderStage:
         named = stored(recipe.distill)
         for name in named:
             require_one_teacher(folders, name)
-        self._train = read_faces(folders, "train", teachers=named)
+        self._train = read_faces(folders, "train", teachers=named, held_out=held_out(folders, 0.0))
         self._val = read_faces(judged, "val", labelled_only=True)
         self._test = read_faces(judged, "test", teachers=named, labelled_only=True)
         self._lfw = lfw

@@ -22,7 +22,7 @@ def _threads_as_they_were():
 @pytest.mark.usefixtures("_threads_as_they_were")
 def test_a_new_gallery_takes_the_embedders_dimension_and_the_threads(tmp_path, monkeypatch):
     def narrow(record):
-        return SimpleNamespace(contract=record.contract, dimension=96)
+        return SimpleNamespace(contract=record.contract, dimension=96, embed=None)
 
     monkeypatch.setattr("facekd.recognition.embedder.Embedder", narrow)
     faiss.omp_set_num_threads(2)

@@ -72,6 +72,17 @@ def stage(faces: Path, recipe: Comparison) -> EmbedderStage:
     return opened
 
 
+def test_whom_one_folder_judges_by_no_other_folder_trains_on(faces: Path, recipe: Comparison, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "more")
+    rows = (faces / "faces.csv").read_text().splitlines()
+    everybody = [rows[0], *(row.rsplit(",", 1)[0] + ",train" for row in rows[1:])]
+    (tmp_path / "more" / "faces.csv").write_text("\n".join(everybody))
+    table = read_toml(find_recipe(recipe.recipe), [*recipe.set, *SMALL])
+    table["data"]["folders"] = [str(faces), str(tmp_path / "more")]
+    task = open_stage(table, RECIPES).task(0, None)
+    assert set(task._train.people) == {f"train{person}" for person in range(4)}
+
+
 def test_alone_learns_from_labels_and_every_method_from_the_stored_answers(stage, recipe) -> None:
     teachers = stage.teachers()
     alone = make_task(recipe, Entry(name="alone"), stage, teachers, 0)

@@ -81,7 +81,7 @@ class DenseResNet(nn.Module):
         self,
         dimension: int = 512,
         widths: Sequence[int] = (32, 64, 128, 256),
-        blocks: Sequence[int] = (0, 2, 3, 1),
+        blocks: Sequence[int] = (0, 2, 5, 1),
         size: int = 112,
     ) -> None:
         super().__init__()

@@ -91,8 +91,8 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
         "distill": {"teachers": {"t": {"kind": "stored"}}, "terms": [{"method": "cosine"}]},
     }
     recipe = Recipe.model_validate(table)
-    labels = np.repeat(np.arange(7), 2)
-    task = EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher}), FaceSet(crops, labels, ()))
+    labels, people = np.repeat(np.arange(7), 2), tuple("abcdefg")
+    task = EmbedderTask(recipe, FaceSet(crops, labels, people, {"t": teacher}), FaceSet(crops, labels, people))
     own = embed(task.student, crops)
     task.export(task.student, tmp_path / "moved.onnx")
     moved = open_session((tmp_path / "moved.onnx").read_bytes())
@@ -100,7 +100,7 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     assert np.abs(found.mean(axis=0)).max() < 1e-3 * np.abs(found).max()
     np.testing.assert_array_equal(embed(task.student, crops), own)  # what is trained stays as it is
     assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
-    both = FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher, "u": StoredEmbeddings(rng.normal(size=(14, 3)))})
+    both = FaceSet(crops, labels, people, {"t": teacher, "u": StoredEmbeddings(rng.normal(size=(14, 3)))})
     with pytest.raises(ConfigError, match=r"could be that of t, u: name one, network\.space_teacher = NAME"):
         EmbedderTask(recipe, both, both)
     table["network"]["space_teacher"] = "u"
@@ -108,6 +108,6 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     moved = torch.from_numpy(embed(named._finished(named.student), crops, normalised=False))
     assert int(torch.linalg.matrix_rank(moved - moved.mean(dim=0), rtol=1e-3)) == 3
     with pytest.raises(ConfigError, match="'u' names no teacher whose answers are kept; there are t"):
-        EmbedderTask(Recipe.model_validate(table), FaceSet(crops, labels, tuple("abcdefg"), {"t": teacher}), both)
+        EmbedderTask(Recipe.model_validate(table), FaceSet(crops, labels, people, {"t": teacher}), both)
     with pytest.raises(ConfigError, match="needs a stored teacher"):
-        EmbedderTask(recipe, FaceSet(crops, labels, tuple("abcdefg")), FaceSet(crops, labels, ()))
+        EmbedderTask(recipe, FaceSet(crops, labels, people), FaceSet(crops, labels, ()))

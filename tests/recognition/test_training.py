@@ -452,7 +452,10 @@ def test_what_does_not_fit_together_is_refused() -> None:
     assert "distill/cosine" in unasked.losses(unasked.batch(0), 0, 0.0)
     with pytest.raises(ConfigError, match="learns nothing"):
         make(recipe(margin={"weight": 0.0}, distill={"terms": []}))
-    both = {"teachers": {"t": {"kind": "stored"}, "u": {"kind": "stored"}}, "terms": [{"method": "cosine"}]}
+    both = {
+        "teachers": {"t": {"kind": "stored"}, "u": {"kind": "stored"}},
+        "terms": [{"method": "cosine", "source": "u"}],
+    }
     with pytest.raises(ConfigError, match="stored teacher 'u'"):
         make(recipe(distill=both))
     own = {"method": "centres", "source": "own"}

@@ -62,11 +62,15 @@ class EnrolmentReport:
 
     @property
     def exit_code(self) -> int:
-        """5 when nothing was enrolled, 3 when a picture was unreadable or without a face, else 0."""
-        if not self.enrolled:
+        """5 when nothing was enrolled, 3 when a picture was unreadable or without a face, else 0.
+
+        A photograph that was there already counts as enrolled: who enrols the same folder every night is told of what
+        is wrong with it, not that it was done.
+        """
+        reasons = {refused.reason for refused in self.refused}
+        if not self.enrolled and "already-enrolled" not in reasons:
             return EnrolmentRefused.exit_code
-        bad = any(refused.reason in {"unreadable", "no-face"} for refused in self.refused)
-        return ImageError.exit_code if bad else 0
+        return ImageError.exit_code if reasons & {"unreadable", "no-face"} else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of ``facekd enroll``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +70,7 @@ def enroll(
                     report = enrol_photographs(opened, person, photographs, pipeline, which=which)
                     reports.append(report)
                     _tell(output, report)
-                    output.at_least(_exit_code(report))
+                    output.at_least(report.exit_code)
         finally:
             if reports:  # whatever ends it early: these people are in the gallery
                 _answer(output, reports, opened.location)
@@ -94,15 +93,6 @@ def _people(name: str | None, images: list[Path], folder: Path | None) -> list[t
     if os.path.isfile(name) or Path(name).suffix.lower() in IMAGE_SUFFIXES:
         raise ConfigError(f"{name} is a file: the person's name comes first, as in `facekd enroll Ada {name}`")
     return [(name, images)]
-
-
-def _exit_code(report: EnrolmentReport) -> int:
-    """The report's own, where a photograph that was there already counts as enrolled: who enrols the same folder every
-    night is told of what is wrong with it, not that it was done."""
-    from facekd.gallery.enrolment import Enrolled
-
-    there = tuple(Enrolled(photo.path, 0.0) for photo in report.refused if photo.reason == "already-enrolled")
-    return replace(report, enrolled=report.enrolled + there).exit_code
 
 
 def _answer(output: Output, reports: list[EnrolmentReport], location: object) -> None:

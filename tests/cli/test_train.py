@@ -13,15 +13,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch
-from torch import nn
-
 from facekd.cli import run
 from facekd.cli.train import STAGES
 from facekd.engine.settings import Section, TrainingSettings
 from facekd.errors import ConfigError
 from facekd.recognition.preprocessing import ALIGNED_CROP
 from facekd.zoo import Preprocessing
+from tests.engine.ones_task import OnesTask
 
 
 class Data(Section):
@@ -33,26 +31,6 @@ class Recipe(Section):
     training: TrainingSettings
     data: Data = Data()
     preprocessing: Preprocessing = ALIGNED_CROP
-
-
-class OnesTask:
-    """One weight on a batch of ones."""
-
-    def __init__(self) -> None:
-        self.student: nn.Module = nn.Linear(1, 1)
-        self.module = self.student
-
-    def batch(self, step: int) -> torch.Tensor:
-        return torch.ones(2, 1)
-
-    def losses(self, batch: torch.Tensor, step: int, progress: float) -> dict[str, torch.Tensor]:
-        return {"square": self.student(batch).square().mean()}
-
-    def validate(self, student: nn.Module) -> dict[str, float]:
-        return {"score": 0.0}
-
-    def export(self, student: nn.Module, path: Path) -> None:
-        path.write_bytes(b"weights")
 
 
 @pytest.fixture

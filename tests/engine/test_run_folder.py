@@ -23,6 +23,7 @@ from facekd.engine.run_folder import RECIPE, check_folder, recipe_changes, write
 from facekd.engine.settings import Section, TrainingSettings, parse_recipe, read_toml
 from facekd.errors import ConfigError, ModelError
 from facekd.recognition.train import EmbedderTask
+from tests.engine.ones_task import OnesTask
 
 RECIPES = Path(__file__).resolve().parents[2] / "facekd" / "recipes"
 
@@ -38,27 +39,6 @@ class Recipe(Section):
     sizes: tuple[tuple[float, int], ...] = ((0.0, 64), (0.5, 112))
     terms: tuple[Part, ...] = (Part(), Part(method="similarity", weight=4.0))
     margin: float | None = None
-
-
-class OnesTask:
-    """One weight on a batch of ones."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.student: nn.Module = nn.Linear(1, 1)
-        self.module = self.student
-
-    def batch(self, step: int) -> torch.Tensor:
-        return torch.ones(2, 1)
-
-    def losses(self, batch: torch.Tensor, step: int, progress: float) -> dict[str, torch.Tensor]:
-        return {"square": self.student(batch).square().mean()}
-
-    def validate(self, student: nn.Module) -> dict[str, float]:
-        return {"score": 0.0}
-
-    def export(self, student: nn.Module, path: Path) -> None:
-        path.write_bytes(b"weights")
 
 
 class DividedTask(OnesTask):

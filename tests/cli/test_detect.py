@@ -192,10 +192,13 @@ def test_a_folder_that_is_interrupted_keeps_its_answers(
     for name in "abcde":
         _save(tmp_path / "in" / f"{name}.png", 200)
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heeds SIGTERM"))
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert cli.run(["detect", str(tmp_path / "in"), "--json"]) == 130
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ignored)
     assert [Path(entry["path"]).name for entry in json.loads(capsys.readouterr().out)["images"]] == ["a.png", "b.png"]
     assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
 

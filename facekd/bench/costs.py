@@ -96,7 +96,8 @@ def count_graph(path: Path, picture: NDArray[np.float32]) -> tuple[int, int]:
         raise ModelError(f"cannot read {path} as ONNX: {error}") from error
     floats = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16: what is no number of these is a shape or an index
     weights = {item.name: tuple(item.dims) for item in model.graph.initializer if item.data_type in floats}
-    # The exporter merges equal weights and hands them on through Identity; a linear layer's may pass a Transpose.
+    # The exporter merges equal weights and hands them on through Identity; a linear layer's may pass a Transpose,
+    # and one that is stored as float16 a Cast.
     for node in model.graph.node:
         if node.op_type in _HANDING_ON and node.input[0] in weights:
             weights[node.output[0]] = _HANDING_ON[node.op_type](weights[node.input[0]])
@@ -132,6 +133,7 @@ _INNER = {
 }
 
 _HANDING_ON: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
+    "Cast": lambda dims: dims,
     "Identity": lambda dims: dims,
     "Transpose": lambda dims: dims[::-1],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +52,7 @@ def verify(model: ModelArgument = None, json: JsonOption = False, threads: Threa
 
 @zoo.command(
     epilog="Examples: `facekd zoo add runs/embedder-dense/best.onnx --name dense-resnet --calibration cal.toml` · "
-    "`facekd zoo add best.onnx --name mine --zoo my-zoo --background`"
+    "`facekd zoo add best.onnx --name mine --zoo my-zoo --background --half`"
 )
 def add(
     weights: Annotated[Path, typer.Argument(help="An .onnx file with its record beside it, as training leaves it.")],
@@ -72,6 +72,9 @@ def add(
         list[str] | None, typer.Option("--figure", metavar="NAME=NUMBER", help="A measured figure; may be repeated.")
     ] = None,
     background: Annotated[bool, typer.Option("--background", help="Do not make it the default of its task.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights as float16: half the file, computed in float32 as before.")
+    ] = False,
     json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
@@ -90,8 +93,15 @@ def add(
             card=values,
             calibration=read_calibration(calibration) if calibration else None,
             default=not background,
+            change=_halving() if half else None,
         )
         output.result(_describe(record, not background), text=f"{record.path}\ncontract {record.contract}")
+
+
+def _halving() -> Callable[[bytes], bytes]:
+    from facekd.engine.half_storage import halve_weights  # wants onnx, of the extra train
+
+    return halve_weights
 
 
 def _pairs(texts: Iterable[str], option: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from facekd.engine.half_storage import stored_weights
 from facekd.errors import ModelError
 
 OPSET = 17
@@ -97,7 +98,7 @@ def load_onnx_weights(network: nn.Module, path: Path) -> None:
         model = onnx.load(str(path))
     except Exception as error:  # the protobuf parser raises types of its own
         raise ModelError(f"Cannot read {path} as ONNX: {error}") from error
-    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    stored = stored_weights(model)
     for entry in model.metadata_props:
         if entry.key.startswith(SHARED) and entry.value in stored:
             stored[entry.key.removeprefix(SHARED)] = stored[entry.value]

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def add_model(
     card: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
     default: bool = True,
+    change: Callable[[bytes], bytes] | None = None,
 ) -> ModelRecord:
     """Copy a model into a zoo folder under a name, replacing one of that name, and write the manifest.
 
@@ -91,6 +92,8 @@ def add_model(
         card: values that replace those of the record's card.
         calibration: replaces the record's.
         default: make it the default of its task. The first model of a task always is.
+        change: what becomes of the weights on the way, such as `facekd.engine.half_storage.halve_weights`. Another
+            digest is another contract.
 
     Returns:
         The record as it now stands in the manifest.
@@ -114,12 +117,15 @@ def add_model(
         wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise ConfigError(f"a model's card cannot hold this: {wrong}") from error
     content = read_model(record)
+    if change is not None:
+        content = change(content)
     path = folder / MANIFEST
     manifest = load_manifest(path) if path.exists() else Manifest(defaults={}, models={})
     added = record.model_copy(
         update={
             "name": name,
             "file": f"{name}.onnx",
+            "sha256": hashlib.sha256(content).hexdigest(),
             "folder": folder,
             "card": described,
             "calibration": calibration or record.calibration,

@@ -43,7 +43,7 @@ def halve_weights(content: bytes) -> bytes:
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= LARGEST:
             raise ModelError(
-                f"the weight {item.name!r} reaches {largest:g}, and float16 ends at 65504: do not halve it"
+                f"the weight {item.name!r} reaches {largest:g}, and float16 ends at 65504: keep it whole"
             )
         name = item.name
         item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + SUFFIX))

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from facekd.errors import ConfigError, FacekdError
 from facekd.evaluation.verification import rate_label
+from facekd.whole_files import write_whole
 from facekd.zoo import Calibration as ZooCalibration
 from facekd.zoo import FalseMatchCurve, load_manifest
 
@@ -156,7 +157,7 @@ class Calibration(_Frozen):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artefact as JSON."""
-        Path(path).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from facekd.engine.half_storage import stored_weights
 from facekd.errors import ModelError
+from facekd.whole_files import whole_file
 
 OPSET = 17
 SHARED = "facekd.shared:"  # prefix of the metadata that names the initialiser which a merged weight now lives in
@@ -46,13 +47,12 @@ def export_onnx(
     frozen = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     frozen = frozen.float().eval()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".onnx.partial")
-    with warnings.catch_warnings():
+    with whole_file(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter announces its own retirement on every call
         torch.onnx.export(
             frozen,
             (example,),
-            str(partial),
+            str(part),
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
@@ -61,8 +61,7 @@ def export_onnx(
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
         )
-    _record_shared(frozen, partial)
-    partial.replace(path)
+        _record_shared(frozen, part)
 
 
 def _record_shared(network: nn.Module, path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from facekd.cli.gallery_access import GalleryOption, KeyFileOption
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 
 if TYPE_CHECKING:
     from facekd.gallery.calibration import Calibration
@@ -134,7 +135,7 @@ def calibrate(
         output.result(artefact.model_dump(mode="json"), text=_table(artefact))
         if out is not None:
             if out.suffix.lower() == ".toml":
-                out.write_text(calibration_text(faces.name, to_zoo(artefact)), encoding="utf-8")
+                write_whole(out, calibration_text(faces.name, to_zoo(artefact)))
             else:
                 artefact.save(out)
             output.say(f"the calibration is in {out}")

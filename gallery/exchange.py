@@ -34,6 +34,7 @@ from facekd.gallery.records import (
     check_name,
     check_templates,
 )
+from facekd.whole_files import whole_file
 
 if TYPE_CHECKING:
     from facekd.gallery.gallery import Gallery
@@ -118,18 +119,14 @@ def export_gallery(gallery: Gallery, path: str | os.PathLike[str]) -> int:
         "templates_sha256": hashlib.sha256(array.getvalue()).hexdigest(),
         "people": people,
     }
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr("gallery.json", json.dumps(table, ensure_ascii=False, indent=1))
-                archive.writestr("templates.npy", array.getvalue(), zipfile.ZIP_STORED)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with (
+            whole_file(target, private=True, durable=True) as part,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            archive.writestr("gallery.json", json.dumps(table, ensure_ascii=False, indent=1))
+            archive.writestr("templates.npy", array.getvalue(), zipfile.ZIP_STORED)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ConfigError(f"the export cannot be written to {target}: {error.strerror or error}") from error
     return len(rows)
 

@@ -12,6 +12,8 @@ from typing import TextIO
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from facekd.whole_files import whole_file
+
 
 def peak_memory_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
@@ -34,11 +36,10 @@ class Journal:
     def __init__(self, folder: Path, console: Console, *, resumed_at: int | None = None) -> None:
         self.folder = folder
         self.console = console
-        history, partial = folder / "history.csv", folder / "history.partial"
+        history = folder / "history.csv"
         kept = [] if resumed_at is None else [row for row in _rows(history) if row[0] <= resumed_at]
-        with partial.open("w", newline="", encoding="utf-8") as table:
+        with whole_file(history) as part, part.open("w", newline="", encoding="utf-8") as table:
             csv.writer(table).writerows([("step", "name", "value"), *kept])
-        partial.replace(history)
         self._table: TextIO = history.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._table)
         self._events = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from facekd.engine.run_state import RunState
 from facekd.engine.settings import TrainingSettings
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 
 CHECKPOINT = "checkpoint.pt"
 RECIPE = "recipe.json"
@@ -58,9 +59,7 @@ def write_recipe(folder: Path, recipe: BaseModel, step: int) -> None:
     entries = [entry for entry in _entries(folder) if entry["from_step"] < step]
     if not entries or entries[-1]["recipe"] != said:
         entries.append({"from_step": step, "recipe": said})
-    partial = folder / "recipe.partial"
-    partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / RECIPE)
+    write_whole(folder / RECIPE, json.dumps(entries, indent=1) + "\n")
 
 
 def recipe_changes(folder: Path, recipe: BaseModel) -> list[str]:

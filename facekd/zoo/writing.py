@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from facekd.errors import ConfigError, ModelError
+from facekd.whole_files import write_whole
 from facekd.zoo import (
     TASKS,
     Calibration,
@@ -69,7 +68,7 @@ def write_record(
         calibration=calibration,
     )
     target = weights.with_suffix(".toml")
-    _replace(target, _readable("\n".join(_table((), _plain(record))) + "\n"))
+    write_whole(target, _readable("\n".join(_table((), _plain(record))) + "\n"))
     return target
 
 
@@ -136,10 +135,8 @@ def add_model(
         defaults[added.task] = name
     text = _manifest_text(Manifest(defaults=defaults, models={**manifest.models, name: added}))
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{name}.onnx.partial"
-    partial.write_bytes(content)
-    partial.replace(folder / added.file)
-    _replace(path, text)
+    write_whole(folder / added.file, content)
+    write_whole(path, text)
     return added
 
 
@@ -165,7 +162,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         ConfigError: it holds text that TOML cannot hold; what was there before stays.
     """
-    _replace(path, _manifest_text(manifest))
+    write_whole(path, _manifest_text(manifest))
 
 
 def calibration_text(name: str, calibration: Calibration) -> str:
@@ -219,11 +216,3 @@ def _value(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return json.dumps(value, ensure_ascii=False)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    if path.exists():
-        shutil.copymode(path, partial)
-    os.replace(partial, path)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import ConfigError, DataError
 from facekd.recognition.data.screening import Embeddings, group_people, near_duplicates, person_medians, screen_labels
+from facekd.whole_files import whole_file
 
 SCREENING = "screening.csv"
 COLUMNS = ("crop", "identity", "screened", "kept", "reason", "similarity")
@@ -203,12 +204,10 @@ def _write(
     copies: NDArray[np.bool_],
     similarity: NDArray[np.float32],
 ) -> None:
-    partial = folder / f"{SCREENING}.partial"
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(folder / SCREENING) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(COLUMNS)
         for i, (before, after) in enumerate(zip(identities, screened, strict=True)):
             reason = "copy" if copies[i] else "misfit" if misfits[i] else "grouped" if after != before else ""
             shown = "" if np.isnan(similarity[i]) else f"{similarity[i]:.4f}"
             table.writerow((i, before, after, int(not copies[i]), reason, shown))
-    partial.replace(folder / SCREENING)

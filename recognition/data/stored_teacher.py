@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from facekd.errors import DataError
 from facekd.recognition.data.encoded import Crops
 from facekd.recognition.data.layout import crops_digest
+from facekd.whole_files import write_whole
 
 BLOCK = 256  # crops between two notes of how far it is
 
@@ -97,9 +98,9 @@ def store_teacher(
     for start in progress(range(done, len(crops), BLOCK)):
         rows[start : start + BLOCK] = embedder.embed(crops[start : start + BLOCK])
         rows.flush()
-        _write(note, {**made, "done": start + BLOCK})
+        write_whole(note, json.dumps({**made, "done": start + BLOCK}))
     del rows
-    _write(target.with_suffix(".json"), {**made, "sha256": _digest(partial)})
+    write_whole(target.with_suffix(".json"), json.dumps({**made, "sha256": _digest(partial)}))
     partial.replace(target)
     note.unlink(missing_ok=True)
     return True
@@ -251,9 +252,3 @@ def _read(note: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {note}: {error}; remove it") from error
     return content if isinstance(content, dict) else {}
-
-
-def _write(note: Path, content: dict[str, Any]) -> None:
-    fresh = note.with_name(f"{note.name}.new")
-    fresh.write_text(json.dumps(content), encoding="utf-8")
-    fresh.replace(note)

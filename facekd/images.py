@@ -28,6 +28,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from facekd.errors import ConfigError, ImageError
+from facekd.whole_files import whole_file
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
 """What a picture may be handed in as: a path, the bytes of a file, a PIL image, or an array in RGB order."""
@@ -137,7 +138,8 @@ def save_image(path: str | os.PathLike[str], rgb: npt.NDArray[np.uint8]) -> None
         raise ImageError(f"cannot write {target}: need RGB uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     options = {} if file_format == "PNG" else {"quality": 92}
     try:
-        Image.fromarray(np.ascontiguousarray(rgb)).save(target, file_format, **options)
+        with whole_file(target) as part:
+            Image.fromarray(np.ascontiguousarray(rgb)).save(part, file_format, **options)
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot write {target}: {error}") from error
 

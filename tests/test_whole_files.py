@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from facekd.errors import ImageError
+from facekd.evaluation.verification import det_curve
+from facekd.gallery.calibration import Calibration, Curve, Point
+from facekd.images import save_image
 from facekd.whole_files import whole_file, write_whole
-
-KIB = 1024
+from facekd.zoo import load_manifest
+from facekd.zoo.writing import write_manifest
 
 
 @pytest.fixture
@@ -103,19 +111,60 @@ def test_two_processes_at_once(old: Path) -> None:
     assert seen | {only(old)} <= {"old", "a" * 300_000, "b" * 300_000}
 
 
-def test_no_room(old: Path) -> None:
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file gets longer than 64 bytes, as on a disk that fills up."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (KIB, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
     try:
-        with pytest.raises(OSError, match=r"scores\.json") as caught:  # not the part, of which nobody knows
-            write_whole(old, "n" * 2 * KIB)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_no_room(old: Path) -> None:
+    with pytest.raises(OSError, match=r"scores\.json") as caught, no_room():  # not the part, of which nobody knows
+        write_whole(old, "n" * 65)
     assert caught.value.errno == errno.EFBIG
     assert str(caught.value.filename) == str(old)
     assert only(old) == "old"
+
+
+def save_calibration(path: Path) -> None:
+    points = (Point(fmr=1e-2, threshold=0.3), Point(fmr=1e-3, threshold=0.4))
+    Calibration(contract="c", source="made up", unmasked=Curve(points=points, people=40, pairs=9)).save(path)
+
+
+def save_picture(path: Path) -> None:
+    save_image(path, np.random.default_rng(0).integers(0, 256, (99, 99, 3)).astype(np.uint8))
+
+
+def save_curve(path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves need the extra bench")
+    from facekd.bench.plots import plot_det
+
+    plot_det(path, {"mine": det_curve(np.array([0.5, 0.8]), np.array([0.1, 0.6]))})
+
+
+def save_manifest(path: Path) -> None:
+    write_manifest(load_manifest(), path)
+
+
+WRITERS = [(save_calibration, "a.json"), (save_picture, "a.png"), (save_curve, "a.png"), (save_manifest, "a.toml")]
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS, ids=[write.__name__ for write, _ in WRITERS])
+def test_what_a_user_has_outlives_a_full_disk(write: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+    target = tmp_path / name
+    write(target)
+    before = target.read_bytes()
+    assert len(before) > 64
+    with pytest.raises((OSError, ImageError), match=re.escape(str(target))), no_room():
+        write(target)
+    assert target.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_that_nobody_may_write_to(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facekd.bench.plots import save_figure
+
 if TYPE_CHECKING:
     from facekd.gallery.calibration import Calibration, Curve
 
@@ -32,7 +34,7 @@ def plot_calibration(target: str | os.PathLike[str], calibration: Calibration) -
     for axes in (left, right):
         axes.grid(True, which="both", alpha=0.3)
         axes.legend()
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target)
 
 
 def _distributions(axes: Any, curve: Curve, kind: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from facekd.bench.costs import Cost, measure_costs
+from facekd.bench.plots import save_figure
 from facekd.errors import ModelError
 from facekd.evaluation.progress import Progress, silently
 from facekd.recognition.evaluate_crops import evaluate_mask
@@ -158,4 +159,4 @@ def plot(rows: list[MaskRow], split: str, target: Path) -> None:
     axes.margins(0.25, 0.2)
     axes.set(xlabel="ms a face on the processor (median; bar: first to last decile)", ylabel=f"accuracy on {split}, %")
     axes.grid(True, which="both", alpha=0.3)
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target)

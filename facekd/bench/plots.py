@@ -10,8 +10,10 @@ import numpy as np
 
 from facekd.detection.evaluate import FoundFaces
 from facekd.detection.labels import LabelledPhotograph
+from facekd.errors import ConfigError
 from facekd.evaluation.detection import average_precision, detection_curve, match_detections
 from facekd.evaluation.verification import DetCurve, crossing
+from facekd.whole_files import whole_file
 
 Path = str | os.PathLike[str]
 
@@ -21,6 +23,20 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def save_figure(figure: Any, target: Path) -> None:
+    """Save a matplotlib figure; the suffix of `target` says the format, none means PNG.
+
+    Raises:
+        ConfigError: matplotlib cannot write such a file.
+    """
+    suffix = os.path.splitext(target)[1].lower() or ".png"
+    known = sorted(f".{name}" for name in figure.canvas.get_supported_filetypes())
+    if suffix not in known:
+        raise ConfigError(f"cannot write {os.fspath(target)}: the suffix must be one of {', '.join(known)}")
+    with whole_file(target) as part:
+        figure.savefig(part, dpi=150, format=suffix[1:])
 
 
 def plot_det(target: Path, curves: Mapping[str, DetCurve]) -> None:
@@ -42,7 +58,7 @@ def plot_det(target: Path, curves: Mapping[str, DetCurve]) -> None:
     axes.set(xlabel="false-match rate", ylabel="false-non-match rate")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(loc="lower left")  # where a good curve leaves room; to look for the best place takes long
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target)
 
 
 def plot_detection(target: Path, labels: Sequence[LabelledPhotograph], found: Sequence[FoundFaces], name: str) -> None:
@@ -61,4 +77,4 @@ def plot_detection(target: Path, labels: Sequence[LabelledPhotograph], found: Se
     for axes in (left, right):
         axes.grid(True, alpha=0.3)
         axes.legend()
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target)

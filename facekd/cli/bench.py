@@ -14,6 +14,7 @@ from facekd.cli import bench_video
 from facekd.cli.models import RefinerModel, open_detector
 from facekd.cli.output import JsonOption, Output
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 
 if TYPE_CHECKING:
     from facekd.bench.gallery import GalleryTimes
@@ -195,7 +196,7 @@ def mask(
             heads.plot(rows, split, plot)
         if markdown is not None:
             words = " ".join(f"--model {shlex.quote(f'{name}=MODEL')}" for name in models)
-            markdown.write_text(f"    facekd bench mask MASK {words}\n\n{text}", encoding="utf-8")
+            write_whole(markdown, f"    facekd bench mask MASK {words}\n\n{text}")
         output.result({"models": heads.as_data(rows), "split": split, "threads": threads, "rounds": rounds}, text=text)
 
 

@@ -8,6 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from facekd.bench.costs import Cost
+from facekd.bench.plots import save_figure
 from facekd.distill.outcome import Outcome, Row, paired, spread, verdict
 
 
@@ -119,7 +120,7 @@ def plot(outcome: Outcome, target: Path) -> None:
     )
     axes.set(xlabel=f"{_on_split(first)}, % ({len(outcome.seeds)} seeds)", title=outcome.title)
     axes.grid(True, axis="x", alpha=0.3)
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target)
 
 
 def _by_val(outcome: Outcome) -> list[Row]:

@@ -131,7 +131,7 @@ def read_validation(folders: Sequence[Path], *, val_share: float = VAL_SHARE) ->
         if len(faces) > MOST_VAL_CROPS:
             faces = some_of(faces, _few_enough(faces.labels, faces.people))
         return replace(faces, crops=faces.crops[:])
-    people = tuple(sorted(_share_of_people(folders, val_share)))
+    people = tuple(sorted(_share_of_people(folders, val_share, _filed_anywhere(folders, "test"))))
     number = {name: place for place, name in enumerate(people)}
     names = own_names(folders)
     parts: list[Crops] = []
@@ -163,18 +163,17 @@ def held_out(folders: Sequence[Path], share: float) -> frozenset[str]:
     They are those whom a ``faces.csv`` files under ``val`` or ``test``, since the same name in two folders is one
     person; and where no folder has a ``val`` split, a share of the others, whom ``read_validation`` then takes.
     """
-    judged = [_filed_under(folder, "val") for folder in folders]
-    tested = [_filed_under(folder, "test") for folder in folders]
-    own = frozenset() if any(judged) else _share_of_people(folders, share)
-    return own.union(*judged, *tested) - {""}
+    judged, tested = (_filed_anywhere(folders, split) for split in ("val", "test"))
+    own = frozenset() if judged else _share_of_people(folders, share, tested)
+    return (own | judged | tested) - {""}
 
 
-def _share_of_people(folders: Sequence[Path], share: float) -> frozenset[str]:
+def _share_of_people(folders: Sequence[Path], share: float, tested: Collection[str]) -> frozenset[str]:
     """Whom validation takes where no folder has a ``val`` split.
 
     A share of all people, by a digest of their names: whether somebody is among them does not depend on who else is
     there. In the digest's order, as many are taken as have 4,000 crops together, so that nobody is held out in vain.
-    Nobody of a ``test`` split is among them: what is chosen must not be chosen on those.
+    Nobody who is tested is among them: what is chosen must not be chosen on those.
     """
     names = own_names(folders)
     counts: Counter[str] = Counter()
@@ -183,7 +182,6 @@ def _share_of_people(folders: Sequence[Path], share: float) -> frozenset[str]:
         counts.update(
             name for name, training in zip(whole.identities, whole.training.tolist(), strict=True) if training
         )
-    tested = {name for folder in folders for name in _filed_under(folder, "test")}
     for name in {"", *tested}:
         del counts[name]
     people: set[str] = set()
@@ -277,6 +275,10 @@ def _filed_under(folder: Path, split: str) -> frozenset[str]:
     if layout_of(folder) is not Layout.table:
         return frozenset()
     return frozenset(row["identity"] for row in read_faces_table(folder) if row["split"] == split)
+
+
+def _filed_anywhere(folders: Sequence[Path], split: str) -> frozenset[str]:
+    return frozenset(name for folder in folders for name in _filed_under(folder, split))
 
 
 def _place(name: str) -> float:

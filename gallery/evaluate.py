@@ -30,6 +30,7 @@ from facekd.images import load_image
 from facekd.recognition.align import align_face
 from facekd.recognition.evaluate import CropEmbedder, embed_crops
 from facekd.recognition.evaluate_crops import CropTable, crop_embeddings, read_crop_table
+from facekd.whole_files import whole_file
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -121,10 +122,8 @@ class Embedding:
             return stored
         embeddings = embed()
         self._keep.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, embeddings)
-        partial.replace(path)
+        with whole_file(path) as part:
+            np.save(part, embeddings)
         return embeddings
 
 

@@ -76,8 +76,8 @@ def test_a_file_cut_off_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert kept.read_bytes() == whole
     kept.unlink()
 
-    def killed(file: object, _: object) -> None:
-        file.write(whole[:100])  # type: ignore[attr-defined]
+    def killed(file: Path, _: object) -> None:
+        file.write_bytes(whole[:100])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as changed:

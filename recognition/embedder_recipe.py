@@ -28,8 +28,8 @@ class NetworkSettings(Section):
             adapter, centred (``facekd.recognition.teacher_space``).
         space_teacher: which one's, by its name; may be left out where there is one only.
         init: ONNX file to start from instead of noise (an earlier run's ``best.onnx``), or a model of the zoo.
-        init_options: options of the network in ``init``, where they differ: a dense ResNet with fewer blocks. The
-            blocks that it lacks start as identities.
+        init_options: options of the dense ResNet in ``init``, where they differ: fewer blocks (those that it lacks
+            start as identities), or basic ones where the student has separable ones (those start as their shortcuts).
     """
 
     backbone: str = "dense_resnet"

@@ -82,6 +82,7 @@ class EmbedderTask:
         self._balanced = BalancedSampler(train.labels, each) if each and len(self._labelled) else None
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._lock = Lock()  # batches are prepared in background threads
+        self._moved: tuple[dict[str, Tensor], nn.Module] | None = None
         torch.manual_seed(recipe.training.seed)
         network = recipe.network
         self.student: nn.Module = BACKBONES[network.backbone](dimension=network.dimension, **network.options)
@@ -202,11 +203,15 @@ class EmbedderTask:
         """The network as it is judged and exported: in the space that the recipe wants."""
         if self.recipe.network.space == "own":
             return student
+        state = {name: value.detach().cpu() for name, value in student.state_dict().items()}
+        if self._moved is not None and _equal(self._moved[0], state):  # exported after it was judged, as a rule
+            return self._moved[1]
         chosen = self._some(MOST_TO_MOVE)
         moved = copy.deepcopy(student)
         embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
         answers = self.kept[self._space].rows(chosen)[OUTPUT]
         move_to_teacher_space(moved, torch.from_numpy(embeddings), F.normalize(answers))
+        self._moved = (copy.deepcopy(state), moved)
         return moved
 
     def _some(self, most: int) -> NDArray[np.int64]:
@@ -251,16 +256,23 @@ class EmbedderTask:
             head.weight.data = centres
 
 
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def _load(student: nn.Module, network: NetworkSettings, init: Path) -> None:
     """Fill the student with the weights that its recipe starts from."""
     if network.init_options is None:
         load_onnx_weights(student, init)
     elif isinstance(student, DenseResNet):
-        shallower = DenseResNet(dimension=network.dimension, **network.init_options)
-        load_onnx_weights(shallower, init)
-        student.start_from(shallower)
+        other = DenseResNet(dimension=network.dimension, **network.init_options)
+        load_onnx_weights(other, init)
+        student.start_from(other)
     else:
-        raise ConfigError(f"network.init_options is for the backbone 'dense_resnet', not {network.backbone!r}")
+        raise ConfigError(
+            "network.init_options is for the backbones 'dense_resnet' and 'fused_mobilefacenet', "
+            f"not {network.backbone!r}"
+        )
 
 
 def _require_pairs(val: FaceSet) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from facekd.recognition.backbones.dense_resnet import DenseResNet
+from facekd.recognition.backbones.dense_resnet import DenseResNet, fused_mobilefacenet
 from facekd.recognition.backbones.efficientnet import EfficientNet
 from facekd.recognition.backbones.ir_resnet import IRResNet
 from facekd.recognition.backbones.mobilefacenet import MobileFaceNet, mobilefacenet_student
@@ -20,6 +20,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "ir_resnet34": partial(IRResNet, depth=34),
     "ir_resnet50": partial(IRResNet, depth=50),
     "ir_resnet100": partial(IRResNet, depth=100),
+    "fused_mobilefacenet": fused_mobilefacenet,
     "mobilefacenet": MobileFaceNet,
     "mobilefacenet_student": mobilefacenet_student,
     "narrow_mobilenet": narrow_mobilenet,

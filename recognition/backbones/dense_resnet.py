@@ -7,6 +7,7 @@ multiplying. Dense convolutions at 28x28 pixels and below use the processor's ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import cast
 
@@ -41,6 +42,50 @@ class BasicBlock(nn.Module):
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """What scales the residual: with 0, the block is its shortcut."""
+        return self.norm2
+
+
+class SeparableBlock(nn.Module):
+    """An inverted bottleneck in the place of a basic block: 1x1, depthwise 3x3, 1x1 (Sandler et al. 2018, figure 4).
+
+    Unlike there, what leaves the block is rectified, so that the two kinds of blocks have the same features to give.
+
+    Args:
+        inputs, outputs: channels.
+        stride: 1 or 2.
+        expansion: channels between the 1x1 convolutions, in multiples of the inputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int = 4) -> None:
+        super().__init__()
+        wide = expansion * inputs
+        self.expand = nn.Conv2d(inputs, wide, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(wide)
+        self.depthwise = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False)
+        self.norm2 = nn.BatchNorm2d(wide)
+        self.reduce = nn.Conv2d(wide, outputs, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        y = F.relu(self.norm1(self.expand(x)))
+        y = F.relu(self.norm2(self.depthwise(y)))
+        return F.relu(self.norm3(self.reduce(y)) + self.shortcut(x))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """What scales the residual: with 0, the block is its shortcut."""
+        return self.norm3
+
+
+Block = BasicBlock | SeparableBlock
+
 
 class GlobalDepthwise(nn.Module):
     """MobileFaceNet's global depthwise convolution (Chen et al. 2018, section 3.2), for maps of any size.
@@ -73,7 +118,8 @@ class DenseResNet(nn.Module):
     Args:
         dimension: length of the embedding.
         widths: channels of the stem (which equals the first group's) and of the four groups.
-        blocks: basic blocks in each group; 0 in the first goes from the stem straight to 28x28 pixels.
+        blocks: blocks in each group; 0 in the first goes from the stem straight to 28x28 pixels.
+        separable: the last so many groups have inverted bottlenecks for basic blocks.
         size: pixels of a full crop's side; the head's kernel is ``size / 16``.
     """
 
@@ -82,6 +128,7 @@ class DenseResNet(nn.Module):
         dimension: int = 512,
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (0, 2, 5, 1),
+        separable: int = 0,
         size: int = 112,
     ) -> None:
         super().__init__()
@@ -91,8 +138,9 @@ class DenseResNet(nn.Module):
         body: list[nn.Module] = []
         channels = widths[0]
         for group, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            kind = SeparableBlock if group >= len(blocks) - separable else BasicBlock
             for index in range(count):
-                body.append(BasicBlock(channels, width, 2 if group > 0 and index == 0 else 1))
+                body.append(kind(channels, width, 2 if group > 0 and index == 0 else 1))
                 channels = width
         self.body = nn.Sequential(*body)
         self._blocks = tuple(blocks)
@@ -100,38 +148,49 @@ class DenseResNet(nn.Module):
         self.project = nn.Linear(channels, dimension, bias=False)
         self.norm = nn.BatchNorm1d(dimension)
         for module in self.modules():
-            if isinstance(module, BasicBlock):
-                nn.init.zeros_(module.norm2.weight)  # blocks start as identities: faster at the start
+            if isinstance(module, Block):
+                nn.init.zeros_(module.last_norm.weight)  # blocks start as identities: faster at the start
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, size, size) normalised crops -> (N, dimension), not of unit length."""
         return self.norm(self.project(self.pool(self.body(self.stem(x)))))
 
-    def start_from(self, shallower: DenseResNet) -> None:
-        """Take over the weights of a network with fewer blocks; its embeddings stay what they are.
+    def start_from(self, other: DenseResNet) -> None:
+        """Take over what fits of a network with fewer blocks, or with basic blocks where this one has separable ones.
 
         The blocks that it lacks stand last in their groups and are identities until they are trained, for their
         residuals are scaled by 0 and what reaches them is not negative (the deeper network of Net2Net, Chen et al.
-        2016, section 2.3).
+        2016, section 2.3). Where nothing else differs, the embeddings stay what they are. Blocks of the other kind
+        start as the shortcuts of those in their place: stem, first groups and head know their work, and what lies
+        between has to learn it.
 
         Raises:
             ConfigError: it differs in more than that.
         """
         pairs: list[tuple[nn.Module, nn.Module]] = [
-            (getattr(self, part), getattr(shallower, part)) for part in ("stem", "pool", "project", "norm")
+            (getattr(self, part), getattr(other, part)) for part in ("stem", "pool", "project", "norm")
         ]
-        for group, (own, taken) in enumerate(zip(self._groups(), shallower._groups(), strict=True)):
-            if len(taken) > len(own) or (group > 0 and own and not taken):
-                raise ConfigError(f"blocks = {self._blocks} cannot go on from {shallower._blocks}")
-            pairs += zip(own, taken, strict=False)
-            for block in own[len(taken) :]:
-                nn.init.zeros_(block.norm2.weight)
+        for group, (own, taken) in enumerate(zip(self._groups(), other._groups(), strict=True)):
+            alike = not taken or (bool(own) and type(own[0]) is type(taken[0]))
+            if (taken and not own) or (alike and len(taken) > len(own)) or (group > 0 and own and not taken):
+                raise ConfigError(f"blocks = {self._blocks} cannot go on from {other._blocks}")
+            if alike:
+                pairs += zip(own, taken, strict=False)
+            else:
+                pairs.append((own[0].shortcut, taken[0].shortcut))
+            for block in own[len(taken) if alike else 0 :]:
+                nn.init.zeros_(block.last_norm.weight)
         try:
             for mine, theirs in pairs:
                 mine.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
-            raise ConfigError(f"a network can go on from a shallower one of the same widths only: {error}") from error
+            raise ConfigError(f"a network can go on from one of the same widths only: {error}") from error
 
-    def _groups(self) -> list[list[BasicBlock]]:
-        blocks = cast("Iterator[BasicBlock]", iter(self.body))
+    def _groups(self) -> list[list[Block]]:
+        blocks = cast("Iterator[Block]", iter(self.body))
         return [list(islice(blocks, count)) for count in self._blocks]
+
+
+# 2.08 M parameters and 0.36 G multiply-adds at 512-d: MobileFaceNet's bottlenecks and head behind a few dense blocks at
+# 28x28 pixels, as in EfficientNetV2 (Tan and Le 2021, section 3.2): depthwise convolutions of large maps train slowly.
+fused_mobilefacenet = partial(DenseResNet, blocks=(0, 2, 8, 2), separable=2)

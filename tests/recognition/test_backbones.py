@@ -67,6 +67,7 @@ PUBLISHED = [
     ("mobilefacenet", {}, 1_192_960, 221_161_984, 1.2, 221),
     ("narrow_mobilenet", {}, 1_340_256, 173_068_288, 1.4, 178),
     ("mobilefacenet_student", {}, 1_979_776, 445_555_328, None, None),
+    ("fused_mobilefacenet", {}, 2_080_032, 360_332_032, None, None),
     # docs/training.md: 4.73 M and 0.39 G; `stem_stride = 2` costs 0.11 G.
     ("efficientnet", {}, 4_729_212, 385_252_832, 4.73, 390),
     ("efficientnet", {"stem_stride": 2}, 4_686_972, 106_914_128, 4.69, 107),
@@ -84,11 +85,12 @@ def test_sizes_match_the_papers(
         assert multiply_adds / 1e6 == pytest.approx(mega, rel=0.03)
 
 
-def test_the_student_stays_within_its_budget() -> None:
-    found = measure_complexity(on_meta("mobilefacenet_student", dimension=512))
+@pytest.mark.parametrize("name", ["mobilefacenet_student", "fused_mobilefacenet"])
+def test_students_stay_within_their_budget(name: str) -> None:
+    found = measure_complexity(on_meta(name, dimension=512))
     assert found.parameters <= 2_100_000
     assert found.multiply_adds <= 450_000_000
-    assert not any(isinstance(module, torch.nn.PReLU) for module in on_meta("mobilefacenet_student").modules())
+    assert not any(isinstance(module, torch.nn.PReLU) for module in on_meta(name).modules())
 
 
 def test_the_body_of_efficientnet_is_that_of_the_paper() -> None:
@@ -267,8 +269,8 @@ def test_a_deeper_network_starts_with_the_embeddings_of_a_shallower_one_and_lear
     ("options", "said"),
     [
         ({"blocks": (0, 1, 0, 1)}, r"blocks = \(0, 1, 0, 1\) cannot go on from \(0, 1, 1, 1\)"),
-        ({"widths": (16, 16, 16, 24)}, "of the same widths only"),
-        ({"dimension": 8}, "of the same widths only"),
+        ({"widths": (16, 16, 16, 24)}, "one of the same widths only"),
+        ({"dimension": 8}, "one of the same widths only"),
     ],
 )
 def test_a_network_that_differs_in_more_than_depth_is_refused(options: dict[str, Any], said: str) -> None:
@@ -281,3 +283,27 @@ def test_a_group_that_does_not_exist_yet_cannot_be_an_identity() -> None:
     without = DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 0), size=224)
     with pytest.raises(ConfigError, match="cannot go on"):
         DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 1)).start_from(without)
+
+
+def test_separable_blocks_begin_as_the_shortcuts_of_the_basic_ones_in_their_place() -> None:
+    basic = DenseResNet(16, widths=(16, 16, 24, 32), blocks=(0, 1, 2, 1)).eval()
+    student = DenseResNet(16, widths=(16, 16, 24, 32), blocks=(0, 2, 3, 2), separable=2).eval()
+    student.start_from(basic)
+    assert [type(block).__name__ for block in student.body] == ["BasicBlock"] * 2 + ["SeparableBlock"] * 5
+    for block in basic.body[1:]:  # the basic network without the residuals of the groups that the student has anew
+        torch.nn.init.zeros_(block.norm2.weight)
+        torch.nn.init.zeros_(block.norm2.bias)
+    pictures = torch.randn(3, 3, 112, 112)
+    torch.testing.assert_close(student(pictures), basic(pictures))
+
+    student.train()(pictures).square().sum().backward()
+    assert all(block.last_norm.weight.grad.abs().max() > 0 for block in student.body)
+
+
+def test_a_group_of_separable_blocks_may_be_shorter_than_that_of_the_basic_ones() -> None:
+    student = DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 1), separable=1)
+    student.start_from(DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 2)))
+    with pytest.raises(ConfigError, match="cannot go on"):
+        student.start_from(DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 2, 2)))
+    with pytest.raises(ConfigError, match="cannot go on"):  # the same kind, and longer
+        student.start_from(DenseResNet(16, widths=(16, 16, 16, 16), blocks=(0, 1, 1, 2), separable=1))

@@ -236,7 +236,7 @@ def test_training_goes_on_from_a_shallower_network(tmp_path: Path) -> None:
     crops = torch.randn(2, 3, 112, 112)
     assert len(student.body) == 4
     torch.testing.assert_close(student(crops), shallow(crops))
-    with pytest.raises(ConfigError, match="for the backbone 'dense_resnet', not 'mobilefacenet'"):
+    with pytest.raises(ConfigError, match="'dense_resnet' and 'fused_mobilefacenet', not 'mobilefacenet'"):
         make(recipe(network={**network, "backbone": "mobilefacenet", "options": {}}))
 
 

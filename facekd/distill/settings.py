@@ -13,7 +13,7 @@ from facekd.distill.methods import find_method
 from facekd.distill.schedules import Schedule, Scheduled, constant
 from facekd.distill.taps import OUTPUT
 from facekd.distill.views import StrongView
-from facekd.engine.settings import Fraction, Section
+from facekd.engine.settings import Fraction, Section, WeightsFile
 from facekd.errors import ConfigError
 
 Taps = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
@@ -103,7 +103,7 @@ class TeacherFile(Section):
             `teacher_NAME.npy` in each folder, NAME being the teacher's); `ema` for the student's own average; `online`
             for an architecture that is trained beside the student on the labels, from noise; `ensemble` for the
             members' mixed class probabilities.
-        file: an .onnx or .safetensors file.
+        file: an .onnx or .safetensors file, or a model of the zoo.
         architecture: name of our network whose weights the file holds, so that any layer can be tapped; without it an
             .onnx file runs as it is (its outputs, and values inside the graph by name).
         layout: of a detector's .onnx file that is not ours: `yunet` turns YuNet's answers into scores, boxes and
@@ -119,7 +119,7 @@ class TeacherFile(Section):
     """
 
     kind: Literal["file", "stored", "ema", "online", "ensemble"] = "file"
-    file: Path | None = None
+    file: WeightsFile | None = None
     architecture: str = ""
     layout: Literal["", "yunet"] = ""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -19,13 +19,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def weights_file(init: str | Path) -> Path:
-    """The file of weights to start from: an ONNX file as it stands, or that of a model of the zoo.
+    """A file of weights: one that ends in .onnx or .safetensors as it stands, or that of a model of the zoo.
 
     Raises:
         ConfigError: there is no model of this name.
     """
     path = Path(init)
-    return path if path.suffix == ".onnx" or path.is_file() else find_model(str(init)).path
+    return path if path.suffix in (".onnx", ".safetensors") or path.is_file() else find_model(str(init)).path
 
 
 WeightsFile = Annotated[Path, AfterValidator(weights_file)]  # as a recipe names it: a path, or a model of the zoo

@@ -4,7 +4,6 @@ batches, augmentation included, so a teacher need be asked once for all of them.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from facekd.distill.taps import OUTPUT
 from facekd.distill.task import ANSWERS, PICTURES
 from facekd.distill.teachers import Answers, Teacher
 from facekd.engine.task import Task
+from facekd.whole_files import whole_file
 
 
 class BatchAnswers:
@@ -98,10 +98,8 @@ class BatchAnswers:
             given = teacher.answer(pictures, self.kept(pictures)[name])
         arrays: dict[str, Any] = {tap: _packed(value) for tap, value in given.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-        partial.replace(path)
+        with whole_file(path) as part:
+            np.savez(part, **arrays)
         return {tap: given[tap].float() for tap in taps}
 
 

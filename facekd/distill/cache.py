@@ -23,6 +23,7 @@ from torch import Tensor
 
 from facekd.distill.teachers import Teacher
 from facekd.errors import ConfigError, DataError
+from facekd.whole_files import write_whole
 
 TABLE = "cache.json"
 NOTE = "cache.partial.json"
@@ -183,8 +184,8 @@ def _ask(
                 )
             arrays[tap][start:stop] = value
         if number % EVERY == 0:
-            _write(folder / NOTE, {**described(), "done": stop})
-    _write(folder / TABLE, described())
+            write_whole(folder / NOTE, json.dumps({**described(), "done": stop}, indent=1))
+    write_whole(folder / TABLE, json.dumps(described(), indent=1))
     (folder / NOTE).unlink(missing_ok=True)
 
 
@@ -221,9 +222,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    fresh.replace(path)

@@ -13,6 +13,7 @@ from facekd.distill.runs import Run, folder_name, key_of
 from facekd.distill.stages import Stage
 from facekd.engine.loop import BEST
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 
 
 def judge_teachers(
@@ -61,5 +62,5 @@ def _judge_file(stage: Stage, path: Path, kept: Path, judged_on: str) -> dict[st
             return dict(stored["figures"])
     figures = stage.judge(path)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"key": key, "figures": figures}), encoding="utf-8")
+    write_whole(kept, json.dumps({"key": key, "figures": figures}))
     return figures

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 from facekd.zoo import find_model
 
 # How a run is carried out, not what it is: a comparison may go on with other ones.
@@ -85,15 +86,13 @@ class Run:
                 yield False
                 return
             mark = {"key": self.key, "method": self.row, "seed": self.seed}
-            (self.folder / "run.json").write_text(json.dumps(mark), encoding="utf-8")
+            write_whole(self.folder / "run.json", json.dumps(mark))
             yield True
 
     def finish(self, found: Finished) -> None:
         """Write what it found, in one step."""
         text = json.dumps({"chosen": found.chosen, "figures": found.figures, "seconds": found.seconds}, indent=1)
-        partial = self.folder / "figures.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder / "figures.json")
+        write_whole(self.folder / "figures.json", text)
 
 
 def folder_name(row: str) -> str:

@@ -16,6 +16,7 @@ from facekd.engine.ranks import rank_and_ranks
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.task import KnowsItsData, Task
 from facekd.errors import ConfigError, ModelError
+from facekd.whole_files import whole_file
 
 _UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 UNCHANGED = ("seed", "accumulate", "optimizer")  # without these a resumed run would not be the one that was interrupted
@@ -36,23 +37,20 @@ class RunState:
 
     def save(self, fabric: Fabric, path: Path, task: Task, optimizer: Optimizer, averaged: AveragedWeights) -> None:
         """Write the checkpoint; a kill leaves the old one or the new one."""
-        partial = path.with_suffix(".partial")
-        fabric.save(
-            partial,
-            {
-                "module": task.module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "averaged": averaged.network.state_dict(),
-                "updates": averaged.updates,
-                "step": self.step,
-                "elapsed": self.elapsed,
-                "best_score": self.best_score,
-                "settings": self._settings,
-                "ranks": rank_and_ranks()[1],
-                "data": _data(task),
-            },
-        )
-        partial.replace(path)
+        content = {
+            "module": task.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "averaged": averaged.network.state_dict(),
+            "updates": averaged.updates,
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best_score": self.best_score,
+            "settings": self._settings,
+            "ranks": rank_and_ranks()[1],
+            "data": _data(task),
+        }
+        with whole_file(path) as part:
+            fabric.save(part, content)
 
     def check(self, path: Path) -> None:
         """Refuse a checkpoint that is damaged or of a run with other settings; of its weights nothing is read.

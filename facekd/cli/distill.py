@@ -12,10 +12,11 @@ from rich.table import Table
 
 from facekd.cli.output import JsonOption, Output, ThreadsOption
 from facekd.errors import ConfigError
+from facekd.whole_files import write_whole
 
 if TYPE_CHECKING:
     from facekd.bench.costs import Cost
-    from facekd.distill.compare import Comparison
+    from facekd.distill.comparison import Comparison
     from facekd.distill.outcome import Outcome
     from facekd.distill.stages import Stage
 
@@ -74,8 +75,8 @@ def compare(
         facekd distill compare compare-mask --data mask --report-only
     """
     with Output(json=json, threads=threads) as output:
-        from facekd.distill.compare import Comparison  # torch: only when something is trained
-        from facekd.distill.compare import compare as run
+        from facekd.distill.compare import compare as run  # torch: only when something is trained
+        from facekd.distill.comparison import Comparison
         from facekd.distill.report import as_data, as_markdown, plot
         from facekd.distill.stages import open_stage
         from facekd.engine.settings import find_recipe, parse_recipe, read_toml, set_value
@@ -110,12 +111,12 @@ def compare(
             costs = _costs(outcome, checked, wanted, stage)
             text = as_markdown(outcome, costs, _command(path.stem, checked, settings or (), lfw is not None))
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "table.md").write_text(text, encoding="utf-8")
+            write_whole(folder / "table.md", text)
             plot(outcome, folder / "comparison.png")
             answers.append(as_data(outcome, costs) | {"folder": str(folder)})
             texts.append(text)
         if markdown is not None:
-            markdown.write_text("\n".join(texts), encoding="utf-8")
+            write_whole(markdown, "\n".join(texts))
         output.result({"comparisons": answers}, text="\n".join(texts))
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from facekd.bench.costs import measure_costs
 from facekd.detection.network import RetinaFace
 from facekd.distill.adapters import Adapter
-from facekd.distill.compare import Comparison, compare
+from facekd.distill.compare import compare
+from facekd.distill.comparison import Comparison
 from facekd.distill.detection import score_imitation_loss
 from facekd.distill.distiller import Distiller
 from facekd.distill.response import kl_soft_label

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from facekd.distill.compare import Comparison, Entry, compare, make_task, open_teachers
+from facekd.distill.compare import compare, make_task, open_teachers
+from facekd.distill.comparison import Comparison, Entry
 from facekd.distill.opening import build_network, distil
 from facekd.distill.outcome import verdict
 from facekd.distill.settings import DistillSettings

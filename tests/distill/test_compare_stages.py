@@ -23,7 +23,8 @@ from facekd.cli.train import stage_of
 from facekd.detection import train as detection_train
 from facekd.detection.anchors import anchors
 from facekd.detection.network import RetinaFace
-from facekd.distill.compare import Comparison, make_task
+from facekd.distill.compare import make_task
+from facekd.distill.comparison import Comparison
 from facekd.distill.methods import METHODS, method_options
 from facekd.distill.opening import build_network, distil
 from facekd.distill.settings import DistillSettings

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from facekd.distill.answers import BatchAnswers, needed_taps
-from facekd.distill.compare import Comparison, compare, make_task, open_teachers
+from facekd.distill.compare import compare, make_task, open_teachers
+from facekd.distill.comparison import Comparison
 from facekd.distill.outcome import Outcome, Row, paired
 from facekd.distill.report import as_data, as_markdown, plot
 from facekd.distill.runs import Finished, Run, shared_identity

@@ -13,7 +13,8 @@ import torch
 
 from facekd.detection.evaluate import look
 from facekd.distill import detector_stage
-from facekd.distill.compare import Comparison, Entry, make_task, open_teachers
+from facekd.distill.compare import make_task, open_teachers
+from facekd.distill.comparison import Comparison, Entry
 from facekd.distill.detector_stage import DetectorStage
 from facekd.distill.stages import open_stage
 from facekd.distill.teachers import TorchTeacher

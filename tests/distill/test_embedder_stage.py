@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.distill.compare import Comparison, Entry, compare, make_task
+from facekd.distill.compare import compare, make_task
+from facekd.distill.comparison import Comparison, Entry
 from facekd.distill.report import as_markdown
 from facekd.distill.settings import Term
 from facekd.distill.stages import EmbedderStage, open_stage

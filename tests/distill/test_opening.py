@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from facekd.distill import opening
-from facekd.distill.compare import Comparison
+from facekd.distill.comparison import Comparison
 from facekd.distill.opening import distil, made_teachers, open_teacher
 from facekd.distill.settings import DistillSettings, TeacherFile
 from facekd.distill.task import DistilledTask

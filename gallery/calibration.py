@@ -35,6 +35,9 @@ LEAST_PEOPLE_PAIRS = 10
 ROUNDING = 1e-9
 """A threshold that was itself read off a point may come back this far beyond it."""
 
+WEIGHING = "all pairs of people weigh alike"
+"""What an artefact's source says of how it was measured; those without it counted comparisons."""
+
 FORMAT: Literal["facekd calibration 1"] = "facekd calibration 1"
 
 
@@ -46,7 +49,7 @@ class Point(_Frozen):
     """One measured point of the false-match curve."""
 
     fmr: float = Field(gt=0, lt=1)
-    """Share of non-mated pairs at or above the threshold."""
+    """Share of non-mated comparisons at or above the threshold, where all pairs of different people weigh alike."""
     threshold: float = Field(ge=-1, le=1)
     """Cosine."""
     fmr_lower: float | None = Field(default=None, ge=0, le=1)
@@ -54,7 +57,7 @@ class Point(_Frozen):
     fmr_upper: float | None = Field(default=None, ge=0, le=1)
     """Upper end of that interval."""
     fnmr: float | None = Field(default=None, ge=0, le=1)
-    """Share of mated pairs below the threshold."""
+    """Share of mated comparisons below the threshold, where all people weigh alike."""
     people_pairs: int | None = Field(default=None, ge=0)
     """How many different pairs of people the false matches come from."""
 
@@ -68,12 +71,15 @@ class Curve(_Frozen):
     points: tuple[Point, ...] = Field(min_length=2)
     people: int = Field(ge=0)
     pairs: int = Field(ge=0)
-    """Non-mated pairs compared."""
+    """Non-mated comparisons."""
     mated_pairs: int = Field(default=0, ge=0)
     non_mated_histogram: tuple[int, ...] = ()
-    """Cosines of all non-mated comparisons, counted in equal bins over -1..1; empty where they were not kept."""
+    """Non-mated comparisons by cosine, in equal bins over -1..1, weighed as in the points; empty where not kept.
+
+    Not what was counted, but what would have been, had as many comparisons been spread evenly over the pairs of people.
+    """
     mated_histogram: tuple[int, ...] = ()
-    """The same of the mated comparisons."""
+    """The same of the mated comparisons, spread evenly over the people."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Curve:
@@ -186,6 +192,8 @@ def rule_of_three(pairs: int) -> float:
 def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve]) -> Calibration:
     """The artefact of what was measured: ``unmasked``, and ``masked`` where it is there.
 
+    Its source says, beside `source`, that pairs of people weigh alike.
+
     Raises:
         ConfigError: there is no curve of unmasked probes.
     """
@@ -202,7 +210,9 @@ def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve])
     }
     if "unmasked" not in made:
         raise ConfigError("a calibration needs comparisons of unmasked faces")
-    return Calibration(contract=contract, source=source, unmasked=made["unmasked"], masked=made.get("masked"))
+    return Calibration(
+        contract=contract, source=f"{source}; {WEIGHING}", unmasked=made["unmasked"], masked=made.get("masked")
+    )
 
 
 def from_zoo(record: ZooCalibration, contract: str) -> Calibration | None:

@@ -125,6 +125,9 @@ def calibrate_faces(
 ) -> dict[str, MeasuredCurve]:
     """Measure the false-match curve of unmasked probes, and of masked ones where there are any.
 
+    Every pair of different people weighs alike, however many photographs there are of them; so does every stranger,
+    who is one person.
+
     Args:
         references: who is enrolled; masked ones among them are probes only.
         probes: other photographs, also of people who are not enrolled; None compares the references with each other.

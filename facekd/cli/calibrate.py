@@ -97,7 +97,8 @@ def calibrate(
 ) -> None:
     """Find the cosine of each false-match rate, with intervals over people.
 
-    Rates that would rest on fewer than ten false matches are not measured but extrapolated, and marked so.
+    Every pair of different people weighs alike, however many photographs there are of them. Rates that would rest on
+    fewer than ten false matches of equal weight are not measured but extrapolated, and marked so.
     """
     with Output(json=json, threads=threads) as output:
         if out is not None and out.suffix.lower() not in SUFFIXES:
@@ -245,8 +246,8 @@ def _table(artefact: Calibration) -> Table:
             at_most = "" if upper is None else f"at most {upper:.1e}"
             table.add_row(kind, _label(rate), at_most, f"{threshold:.4f}", "", "", "extrapolated")
         notes.append(
-            f"{kind}: {curve.people} people, {curve.pairs} non-mated pairs; without a false match among them up to "
-            f"{rule_of_three(curve.pairs):.1e} would be possible (rule of three)"
+            f"{kind}: {curve.people} people, {curve.pairs} non-mated comparisons; without a false match among them "
+            f"up to {rule_of_three(curve.pairs):.1e} would be possible (rule of three)"
         )
     table.caption = "; ".join(notes)
     return table

@@ -190,17 +190,23 @@ def blocks(matrix: NDArray[np.float32], chunk: int) -> Iterator[tuple[int, NDArr
         yield start, matrix[start : start + chunk] @ matrix[start:].T
 
 
+def score_bins(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The bin of the histogram that each cosine belongs to."""
+    return np.clip(((scores + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64), 0, HISTOGRAM_BINS - 1)
+
+
 class Tally:
     """Sorts blocks of scores into mated ones, the highest of the others, and the histogram of the others.
 
     Args:
         keep: how many of the highest.
+        floor: scores below it are not among them.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, floor: float = -np.inf) -> None:
         self._histogram = np.zeros(HISTOGRAM_BINS, np.int64)
         self._mated: list[PairScores] = []
-        self._highest = _Highest(keep)
+        self._highest = _Highest(keep, floor)
 
     def add(
         self,
@@ -214,8 +220,7 @@ class Tally:
         i, j = np.nonzero(compared & same)
         self._mated.append(PairScores(scores[i, j], first[i], second[j]))
         others = compared & ~same
-        bins = np.clip(((scores[others] + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64), 0, HISTOGRAM_BINS - 1)
-        self._histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
+        self._histogram += np.bincount(score_bins(scores[others]), minlength=HISTOGRAM_BINS)
         i, j = np.nonzero(others & (scores >= self._highest.floor))
         self._highest.add(PairScores(scores[i, j], first[i], second[j]))
 
@@ -228,9 +233,9 @@ class Tally:
 class _Highest:
     """Keeps the `count` highest scores of a stream, with their pairs."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, floor: float) -> None:
         self.count = count
-        self.floor = -np.inf  # a score below it is certainly not among the highest
+        self.floor = floor  # a score below it is certainly not among the highest
         self._kept: list[PairScores] = []
         self._held = 0
 

@@ -4,23 +4,43 @@
 of a gallery and probes from a camera, and photographs of people of whom only one thing is known, that they are not
 enrolled. Such a stranger is one person in every comparison with references, and is compared with no other stranger,
 since two of them may be one person.
+
+A rate "per stranger" is one per person, not per photograph. All pairs, counted plainly, weigh a person by his number of
+photographs, and two people by the product, so that a few much-photographed ones decide: of the 40 people of `val`, ten
+are among themselves in half of all comparisons. Here every pair of different people who are compared weighs alike: a
+non-mated comparison of two people counts 1 / (comparisons of these two).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.evaluation.all_pairs import AllPairs, PairScores, Tally, check_unit_length, compare_all, join_pairs
+from facekd.evaluation.all_pairs import (
+    HISTOGRAM_BINS,
+    AllPairs,
+    PairScores,
+    Tally,
+    blocks,
+    check_unit_length,
+    score_bins,
+)
 from facekd.evaluation.bootstrap import Interval, draw_weights
 
 Embeddings = NDArray[np.floating[Any]]
 Counts = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+Numbers = NDArray[np.int64]
+Block = tuple[NDArray[np.float32], NDArray[np.bool_], Numbers, Numbers]
+"""Cosines (R, C), which of them count, and the rows of all embeddings that they are of, (R,) and (C,)."""
+
+MOST_KEPT = 4
+"""To reach a rate by weight, at most so many times that share of the comparisons is kept: memory stays bounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,23 +58,49 @@ class Design:
     probes: Counts
     named: int
 
+    def comparisons(self, first: Numbers, second: Numbers) -> Counts:
+        """How many non-mated comparisons there are of a person of `first` with another one of `second`; broadcasts."""
+        return np.asarray(
+            self.within[first] * self.within[second]
+            + self.references[first] * self.probes[second]
+            + self.probes[first] * self.references[second]
+        )
+
     def weight(self, weights: Counts) -> float:
-        """Weight of all non-mated comparisons where a person counts ``weights`` (P,) times; with ones, their number.
+        """Weight of the pairs of people compared where a person counts ``weights`` (P,) times; with ones, their number.
 
         Copies of a person are not compared with each other.
         """
-        within = weights * self.within
-        references, probes = weights * self.references, weights * self.probes
-        return float(
-            (within.sum() ** 2 - (within**2).sum()) / 2 + references.sum() * probes.sum() - references @ probes
-        )
+        kinds, compared = self._kinds()
+        sums, squares = (np.bincount(kinds, each, len(compared)) for each in (weights, weights**2))
+        return float((sums @ compared @ sums - compared.diagonal() @ squares) / 2)
 
     def without_each(self) -> Counts:
-        """Number of non-mated comparisons that remain without each person (P,)."""
-        within, references, probes = self.within, self.references, self.probes
-        inside = within * (within.sum() - within)
-        across = references * (probes.sum() - probes) + probes * (references.sum() - references)
-        return np.asarray(self.weight(np.ones(len(within))) - inside - across)
+        """Number of pairs of people compared that remain without each person (P,)."""
+        kinds, compared = self._kinds()
+        partners = compared @ np.bincount(kinds, minlength=len(compared)) - compared.diagonal()
+        return np.asarray(self.weight(np.ones(len(kinds))) - partners[kinds])
+
+    def _kinds(self) -> tuple[Numbers, NDArray[np.int64]]:
+        """The kind of each person (P,), by the roles that his crops have; and which kinds are compared, (8, 8)."""
+        roles = np.stack([self.within, self.references, self.probes], axis=1) > 0
+        within, references, probes = np.arange(8) >> np.arange(3)[:, None] & 1
+        met = np.outer(within, within) | np.outer(references, probes) | np.outer(probes, references)
+        return roles @ (1 << np.arange(3)), met
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeighedPairs(AllPairs):
+    """What `compare_sets` found; `non_mated` and `histogram` are plain counts, as everywhere.
+
+    Attributes:
+        shares: (HISTOGRAM_BINS,) float64: non-mated cosines over [-1, 1], all pairs of people weighing alike; sum 1.
+        effective: so many comparisons of equal weight would show a rate as exactly as all of these do (Kish 1965,
+            "Survey Sampling"): (sum of weights)² / sum of squared weights.
+    """
+
+    shares: Counts
+    effective: float
 
 
 def compare_sets(
@@ -67,7 +113,7 @@ def compare_sets(
     max_far: float = 1e-2,
     own_versions: bool = False,
     chunk: int = 1024,
-) -> tuple[AllPairs, Design]:
+) -> tuple[WeighedPairs, Design]:
     """Compare probes and strangers with references; without probes, the references with each other.
 
     Args:
@@ -76,7 +122,9 @@ def compare_sets(
         probes: (P, D) of unit length; None: the references are the probes too.
         probe_people: P names; those who are not among the references are impostors in every comparison.
         strangers: (S, D) of unit length: people who are none of the references' and whose names nobody knows.
-        max_far: the highest false-accept rate that thresholds will be asked for.
+        max_far: the highest false-match rate that thresholds will be asked for, all pairs of people weighing alike.
+            Impostors are kept as far down as that takes, but of no more than `MOST_KEPT` times this share of the
+            comparisons: where much-photographed people are all alike, the rate may not be reached.
         own_versions: the probes are the references in their order, changed (masked, say): none is compared with itself.
         chunk: rows of one matrix product; changes memory, not results.
 
@@ -105,34 +153,36 @@ def compare_sets(
     reference_counts = np.bincount(owners, minlength=total).astype(np.float64)
     within = reference_counts if probes is None else np.zeros(total)
     design = Design(within, reference_counts, probe_counts, len(numbers))
-    ones = np.ones(total)
-    non_mated = round(design.weight(ones))
-    found = []
-    if probes is None:
-        # Of each part so many scores are kept as the whole might need from it alone.
-        alone = Design(within, 0 * within, 0 * within, len(numbers)).weight(ones)
-        share = min(1.0, max_far * non_mated / max(alone, 1.0))
-        found.append(compare_all(references, reference_people, share, chunk))
-    if len(looked_at):
-        rows = np.concatenate(parts[1:]).astype(np.float32)
-        found.append(_rectangle(references.astype(np.float32), rows, people, int(max_far * non_mated) + 1, chunk))
-    whole = _joined(found, people)
+    rows = [np.asarray(part, np.float32) for part in parts]
+
+    def compared() -> Iterator[Block]:
+        if probes is None:
+            yield from _among_themselves(rows[0], chunk)
+        if len(looked_at):
+            yield from _across(rows[0], np.concatenate(rows[1:]), chunk)
+
+    # Twice, so that memory never holds more than is kept: the first look finds how far down that reaches.
+    counts, weights, squares = _distributions(compared(), people, design)
+    tally = Tally(int(MOST_KEPT * max_far * counts.sum()) + 1, _floor(counts, weights, max_far))
+    for scores, counted, first, second in compared():
+        tally.add(scores, counted, people[first, None] == people[second], first, second)
+    found = tally.result(people)
+    mated = found.mated
     if own_versions:
-        others_own = whole.mated.second - whole.mated.first != len(references)
-        whole = replace(whole, mated=_chosen(whole.mated, others_own))
-    return whole, design
-
-
-def design_of(pairs: AllPairs) -> Design:
-    """The design of `compare_all`."""
-    labelled = pairs.people[pairs.people >= 0]
-    counts = np.bincount(labelled).astype(np.float64) if len(labelled) else np.zeros(0)
-    nobody = np.zeros(len(counts))
-    return Design(counts, nobody, nobody, len(counts))
+        mated = _chosen(mated, mated.second - mated.first != len(references))
+    return WeighedPairs(
+        mated=mated,
+        impostors=found.impostors,
+        non_mated=found.non_mated,
+        histogram=found.histogram,
+        people=people,
+        shares=weights / max(weights.sum(), 1e-12),
+        effective=float(weights.sum() ** 2 / max(squares, 1e-12)),
+    ), design
 
 
 def bootstrap_rates(
-    pairs: AllPairs,
+    pairs: WeighedPairs,
     design: Design,
     thresholds: Sequence[float],
     rng: np.random.Generator,
@@ -141,10 +191,11 @@ def bootstrap_rates(
 ) -> list[Interval]:
     """Intervals of the false-match rate at fixed thresholds, by a bootstrap over people (see `bootstrap`).
 
+    In a replicate a pair of people weighs the product of how often both were drawn, however many comparisons they made.
     Few pairs of people make most false matches, so the rate is skewed, and plain percentiles of the replicates end too
-    low: with half of `val` to calibrate on, the other half passed them in 18 % of the draws, where two samples alike
+    low: with half of `val` to calibrate on, the other half passed them in 12 % of the draws, where two samples alike
     allow 8 %. The percentiles are therefore corrected for bias and skewness (BCa, Efron 1987, "Better bootstrap
-    confidence intervals"; acceleration by a jackknife over people), which came to 5 % (a test repeats it).
+    confidence intervals"; acceleration by a jackknife over people), which came to 7 % (a test repeats it).
     People with a name and strangers are drawn apart, since their numbers were chosen and not found.
 
     Args:
@@ -166,12 +217,12 @@ def bootstrap_rates(
     one, other = couples // len(design.probes), couples % len(design.probes)
     matches = np.stack(
         [np.bincount(of[pairs.impostors.scores >= threshold], minlength=len(couples)) for threshold in thresholds], 1
-    ).astype(np.float64)
+    ) / design.comparisons(one, other).reshape(-1, 1)
     replicated = np.empty((replicates, len(thresholds)))
     for replicate in range(replicates):
         weights = np.concatenate([draw_weights(size, rng) for size in groups])
         replicated[replicate] = (weights[one] * weights[other]) @ matches / max(design.weight(weights), 1e-12)
-    rates = matches.sum(axis=0) / max(pairs.non_mated, 1)
+    rates = matches.sum(axis=0) / max(design.weight(np.ones(len(design.probes))), 1e-12)
     own = np.stack(
         [np.bincount(one, row, len(design.probes)) + np.bincount(other, row, len(design.probes)) for row in matches.T],
         1,
@@ -210,26 +261,44 @@ def _corrected(replicated: Counts, rate: float, acceleration: float, tail: float
     return ends[0], ends[1]
 
 
-def _rectangle(
-    references: NDArray[np.float32], probes: NDArray[np.float32], people: NDArray[np.int64], keep: int, chunk: int
-) -> AllPairs:
-    rows, owners, others = np.arange(len(people)), people[: len(references)], people[len(references) :]
-    tally = Tally(keep)
+def _among_themselves(references: NDArray[np.float32], chunk: int) -> Iterator[Block]:
+    rows = np.arange(len(references))
+    for start, scores in blocks(references, chunk):
+        # The block holds rows start… against columns start…: strictly above the diagonal each pair stands once.
+        above = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
+        yield scores, above, rows[start : start + len(scores)], rows[start:]
+
+
+def _across(references: NDArray[np.float32], probes: NDArray[np.float32], chunk: int) -> Iterator[Block]:
+    rows = np.arange(len(references) + len(probes))
     for start in range(0, len(references), chunk):
         scores = references[start : start + chunk] @ probes.T
-        same = owners[start : start + chunk, None] == others[None, :]
-        tally.add(scores, np.ones_like(same), same, rows[start:], rows[len(references) :])
-    return tally.result(people)
+        yield scores, np.ones(scores.shape, np.bool_), rows[start : start + len(scores)], rows[len(references) :]
 
 
-def _joined(parts: Sequence[AllPairs], people: NDArray[np.int64]) -> AllPairs:
-    return AllPairs(
-        mated=join_pairs([part.mated for part in parts]),
-        impostors=join_pairs([part.impostors for part in parts]),
-        non_mated=sum(part.non_mated for part in parts),
-        histogram=np.sum([part.histogram for part in parts], axis=0),
-        people=people,
-    )
+def _distributions(
+    compared: Iterable[Block], people: Numbers, design: Design
+) -> tuple[NDArray[np.int64], Counts, float]:
+    """Non-mated cosines in fine bins, counted and weighed; and the sum of the squared weights."""
+    counts, weighed, squares = np.zeros(HISTOGRAM_BINS, np.int64), np.zeros(HISTOGRAM_BINS), 0.0
+    for scores, counted, first, second in compared:
+        one, other = people[first, None], people[second]
+        others = counted & (one != other)
+        bins, weights = score_bins(scores[others]), 1 / design.comparisons(one, other)[others]
+        counts += np.bincount(bins, minlength=HISTOGRAM_BINS)
+        weighed += np.bincount(bins, weights, HISTOGRAM_BINS)
+        squares += float((weights**2).sum())
+    return counts, weighed, squares
+
+
+def _floor(counts: NDArray[np.int64], weighed: Counts, rate: float) -> float:
+    """A cosine below which lies nothing that a false-match rate by weight needs, or that is too much to be kept."""
+    # The highest that must be refused has to be among the kept; sums that are equal but for rounding do not hold it.
+    needed = np.flatnonzero(np.cumsum(weighed[::-1]) > rate * weighed.sum() * (1 + 1e-9) + 1e-8)
+    too_many = np.flatnonzero(np.cumsum(counts[::-1]) > MOST_KEPT * rate * counts.sum())
+    lowest = [len(counts) - 2 - needed[0]] if len(needed) else []  # a bin more, for what rounding does at its edge
+    lowest += [len(counts) - 1 - too_many[0]] if len(too_many) else []
+    return max(lowest) / (len(counts) / 2) - 1 if lowest else -np.inf
 
 
 def _chosen(pairs: PairScores, which: NDArray[Any]) -> PairScores:

@@ -163,7 +163,7 @@ def test_a_folder_or_model_of_any_name_makes_a_record_that_is_read_again(
     target = crops / "c.toml"
     assert cli.run(["calibrate", str(folder), "--out", str(target), "--no-masked", "--replicates", "20"]) == 0
     found = read_calibration(target)
-    assert found.source == 'pe"op\\le, split val'
+    assert found.source == 'pe"op\\le, split val; all pairs of people weigh alike'
     assert found.people == 12
     assert set(found.fmr_upper) == set(found.thresholds)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable
-from itertools import pairwise
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +15,140 @@ from PIL import Image
 
 from facekd import cli
 from facekd.errors import DataError
-from facekd.evaluation.all_pairs import compare_all
-from facekd.evaluation.calibrate import calibration_points
+from facekd.evaluation.all_pairs import compare_all, operating_points
+from facekd.evaluation.calibrate import calibration_points, measure_curve
+from facekd.evaluation.probe_sets import compare_sets
 from facekd.gallery import Calibration, Gallery
 from facekd.images import load_image
 
 
-def example(people: int, each: int) -> tuple[np.ndarray, list[str]]:
+def example(crops: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """People with so many crops each."""
     rng = np.random.default_rng(0)
-    rows = np.repeat(rng.normal(size=(people, 8)), each, axis=0) + 0.5 * rng.normal(size=(people * each, 8))
+    rows = np.repeat(rng.normal(size=(len(crops), 8)), crops, axis=0) + 0.5 * rng.normal(size=(sum(crops), 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows.astype(np.float32), [f"p{k // each}" for k in range(people * each)]
+    return rows.astype(np.float32), [f"p{person:02}" for person, each in enumerate(crops) for _ in range(each)]
+
+
+def comparisons(
+    embeddings: np.ndarray, names: list[str]
+) -> tuple[list[tuple[float, str, str]], dict[str, list[float]]]:
+    """Non-mated comparisons by falling cosine, and the cosines of each person's mated ones."""
+    non_mated, mated = [], defaultdict(list)
+    for (i, first), (j, second) in combinations(enumerate(names), 2):
+        score = float(embeddings[i] @ embeddings[j])
+        if first == second:
+            mated[first].append(score)
+        else:
+            non_mated.append((score, *sorted((first, second))))
+    return sorted(non_mated, reverse=True), mated
+
+
+def highest_refused(non_mated: list[tuple[float, str, str]], rate: float, weigh: bool) -> float:
+    each = Counter((a, b) for _, a, b in non_mated)
+    accepted, room = 0.0, rate * (len(each) if weigh else len(non_mated)) + 1e-9
+    for score, a, b in non_mated:
+        accepted += 1 / each[a, b] if weigh else 1
+        if accepted > room:
+            return score
+    raise AssertionError("all accepted")
 
 
 def test_points_hold_what_they_say() -> None:
-    embeddings, names = example(30, 6)
-    pairs = compare_all(embeddings, names, max_far=0.1)
-    points = calibration_points(pairs)
-    assert [point.fmr for point in points] == [1e-1, 3e-2, 1e-2, 3e-3, 1e-3]  # 15,660 pairs: 3e-4 would be four of them
-    scores = embeddings @ embeddings.T
-    different = np.array(names)[:, None] < np.array(names)[None, :]
-    same = (np.array(names)[:, None] == np.array(names)[None, :]) & (np.triu(np.ones_like(scores), 1) > 0)
+    embeddings, names = example([3, 4, 5, 6, 7, 8] * 5)
+    pairs, design = compare_sets(embeddings, names, max_far=0.1)
+    points = calibration_points(pairs, design)
+    non_mated, mated = comparisons(embeddings, names)
+    each = Counter((a, b) for _, a, b in non_mated)
+    effective = len(each) ** 2 / sum(1 / count for count in each.values())
+    assert [point.fmr for point in points] == [1e-1, 3e-2, 1e-2, 3e-3, 1e-3]
+    assert 10 / 1e-3 < effective < 10 / 3e-4
     for point in points:
-        accepted = different & (scores >= point.threshold - 1e-6)
-        assert accepted.sum() / different.sum() == pytest.approx(point.fmr, rel=0.1)
-        assert point.fnmr == pytest.approx((scores[same] < point.threshold).mean(), abs=1e-3)
-        couples = {(names[i], names[j]) for i, j in zip(*np.nonzero(accepted), strict=True)}
+        assert point.threshold == pytest.approx(highest_refused(non_mated, point.fmr, weigh=True), abs=1e-6)
+        assert point.fnmr == pytest.approx(
+            np.mean([(np.array(own) < point.threshold).mean() for own in mated.values()])
+        )
+        couples = {(a, b) for score, a, b in non_mated if score > point.threshold + 1e-6}
         assert point.people_pairs == pytest.approx(len(couples), abs=1)
         assert point.fmr_lower <= point.fmr <= point.fmr_upper
     assert all(a.threshold < b.threshold for a, b in pairwise(points))
-    assert points == calibration_points(pairs)  # the same seed
+    assert points == calibration_points(pairs, design)  # the same seed
+
+
+def test_with_as_many_crops_of_each_the_thresholds_are_those_of_counting() -> None:
+    faces = example([5] * 12)
+    points = calibration_points(*compare_sets(*faces, max_far=0.1), replicates=20)
+    assert [point.fmr for point in points] == [1e-1, 3e-2, 1e-2]
+    counted = operating_points(compare_all(*faces, max_far=0.1), [point.fmr for point in points])
+    assert [point.threshold for point in points] == [point.threshold for point in counted]
+
+
+def test_a_much_photographed_pair_of_people_decides_no_more_than_others() -> None:
+    """Of 15 pairs of people one has 36 of 156 comparisons, and these two look alike."""
+    embeddings, names = example([6, 6, 2, 2, 2, 2])
+    embeddings[6:12] = embeddings[:6]
+    pairs, design = compare_sets(embeddings, names, max_far=0.3)
+    points = calibration_points(pairs, design, (0.3, 0.1), replicates=20)
+    non_mated, _ = comparisons(embeddings, names)
+    for point in points:
+        weighed, counted = (highest_refused(non_mated, point.fmr, weigh) for weigh in (True, False))
+        assert weighed < counted - 0.05
+        assert point.threshold == pytest.approx(weighed, abs=1e-6)
+
+
+def test_photographs_twice_change_nothing() -> None:
+    embeddings, names = example([3, 4, 5, 6, 7, 8] * 5)
+    own = [row for row, name in enumerate(names) if name == "p07"]
+    twice = np.concatenate([embeddings, embeddings[own]]), [*names, *["p07"] * len(own)]
+    strangers = example([1] * 12)[0][::-1]
+    for street in (None, strangers):
+        once, again = (
+            calibration_points(*compare_sets(*faces, strangers=street, max_far=0.1), replicates=50)
+            for faces in ((embeddings, names), twice)
+        )
+        for point, other in zip(once, again, strict=True):
+            assert other.fmr == point.fmr
+            assert other.threshold == pytest.approx(point.threshold, abs=1e-6)  # products in another order
+            assert (other.fmr_lower, other.fmr_upper) == pytest.approx((point.fmr_lower, point.fmr_upper))
+            assert other.people_pairs == point.people_pairs
+
+
+def test_distributions_agree_with_the_points() -> None:
+    pairs, design = compare_sets(*example([3, 4, 5, 6, 7, 30] * 5), max_far=0.1)
+    curve = measure_curve(pairs, 20, design)
+    assert sum(curve.non_mated_histogram) == curve.pairs == pairs.non_mated
+    assert sum(curve.mated_histogram) == curve.mated_pairs
+    edges = np.linspace(-1, 1, len(curve.mated_histogram) + 1)
+    for point in curve.points[:3]:
+        above = int(np.searchsorted(edges, point.threshold))
+        beyond, within = (sum(curve.non_mated_histogram[k:]) / curve.pairs for k in (above, above - 1))
+        assert beyond <= point.fmr + 1 / curve.pairs
+        assert within >= point.fmr - 1 / curve.pairs
+        refused = [sum(curve.mated_histogram[:k]) / curve.mated_pairs for k in (above - 1, above)]
+        assert refused[0] - 1 / curve.mated_pairs <= point.fnmr <= refused[1] + 1 / curve.mated_pairs
+
+
+def test_a_rate_that_the_kept_comparisons_do_not_reach_is_left_out() -> None:
+    """Two much-photographed people who look alike fill what is kept: they make 9,216 of 22,476 comparisons."""
+    embeddings, names = example([96, 96, *[2] * 30])
+    embeddings[96:192] = embeddings[:96]
+    pairs, design = compare_sets(embeddings, names, max_far=0.1)
+    assert pairs.effective > 10 / 1e-2
+    assert [point.fmr for point in calibration_points(pairs, design, replicates=20)] == [3e-2, 1e-2]
 
 
 def test_too_little_data() -> None:
     with pytest.raises(DataError, match="more people"):
-        calibration_points(compare_all(*example(3, 2), max_far=0.1))
+        calibration_points(*compare_sets(*example([2, 2, 2]), max_far=0.1))
+
+
+def test_people_of_one_photograph_show_no_small_rate() -> None:
+    """Thirty people of twenty photographs show 1e-4; with thirty of one, a rate is a statement about them too."""
+    rates = {}
+    for singles in (0, 30):
+        pairs, design = compare_sets(*example([20] * 30 + [1] * singles), max_far=0.1)
+        rates[singles] = calibration_points(pairs, design, replicates=20)[-1].fmr
+    assert rates == {0: 1e-4, 30: 3e-3}
 
 
 class FakePipeline:
@@ -111,7 +211,7 @@ def test_photographs_of_people_and_of_strangers(tmp_path: Path, command: Callabl
     assert code == 0
     assert found["unmasked"]["pairs"] == (40 * 39 - 40 * 3) // 2 + 40 * 7
     assert found["masked"]["pairs"] == 40 * 39 - 40 * 3 + 40 * 7  # drawn, since nobody wears one
-    assert found["source"] == "people, street"
+    assert found["source"] == "people, street; all pairs of people weigh alike"
     assert Calibration.load(tmp_path / "c.json").contract == FakePipeline.contract
     assert "masked" not in {kind for kind, curve in command(people, "--no-masked")[1].items() if curve is not None}
 

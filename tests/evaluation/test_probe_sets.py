@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from facekd.evaluation.all_pairs import HISTOGRAM_BINS, compare_all, operating_points
-from facekd.evaluation.bootstrap import draw_weights
-from facekd.evaluation.probe_sets import bootstrap_rates, compare_sets, design_of
+from facekd.evaluation.all_pairs import HISTOGRAM_BINS, operating_points
+from facekd.evaluation.bootstrap import draw_weights, weighted_threshold
+from facekd.evaluation.probe_sets import Design, WeighedPairs, bootstrap_rates, compare_sets
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -30,6 +31,13 @@ def data() -> dict[str, tuple[np.ndarray, list[str]]]:
         "probes": crops("abbcfffggh"),  # f, g and h are not enrolled
         "strangers": (unit(rng.normal(size=(9, 6))), []),
     }
+
+
+def weights_of(pairs: list[tuple[str, str]]) -> np.ndarray:
+    """What each comparison of two people counts: all pairs of people alike."""
+    keys = [frozenset(pair) for pair in pairs]
+    each = Counter(keys)
+    return np.array([1 / each[key] for key in keys])
 
 
 def brute(references, probes, strangers):
@@ -55,12 +63,18 @@ def test_every_comparison_is_made_once(data, with_probes, with_strangers, chunk)
     )
     mated, non_mated = brute(data["references"], probes, strangers)
     assert np.sort(pairs.mated.scores) == pytest.approx(np.sort(mated), abs=1e-6)
-    assert pairs.non_mated == len(non_mated) == pairs.histogram.sum() == design.weight(np.ones(len(design.probes)))
-    scores = np.array([score for score, _, _ in non_mated])
-    for point in operating_points(pairs, (0.3, 0.1, 0.03)):
-        accepted, refused = np.split(-np.sort(-scores), [int(point.far * len(scores) + 1e-9)])
-        assert accepted.min() > point.threshold - 1e-6
-        assert refused.max() < point.threshold + 1e-6
+    assert pairs.non_mated == len(non_mated) == pairs.histogram.sum()
+    scores, weights = np.array([score for score, _, _ in non_mated]), weights_of([(a, b) for _, a, b in non_mated])
+    assert design.weight(np.ones(len(design.probes))) == pytest.approx(weights.sum())
+    assert pairs.effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    edges = np.linspace(-1, 1, 21) + 1e-7  # no score lies so near to an edge
+    shares = np.histogram(scores, edges, weights=weights)[0] / weights.sum()
+    assert pairs.shares.reshape(20, -1).sum(axis=1) == pytest.approx(shares)
+    # All of the highest are kept, and enough for a rate of 0.3 by weight; the next lower bin or two, not everything.
+    kept = np.sort(pairs.impostors.scores)
+    assert kept == pytest.approx(np.sort(scores)[-len(kept) :], abs=1e-6)
+    assert weights[scores > kept[0] - 1e-6].sum() > 0.3 * weights.sum()
+    assert weights[scores > kept[0] + 3e-5].sum() <= 0.3 * weights.sum() + 1e-9
     stack = np.concatenate(
         [part for part in (data["references"][0], probes and probes[0], strangers) if part is not None]
     )
@@ -85,23 +99,43 @@ def test_a_changed_version_is_not_compared_with_its_own_original(data) -> None:
     assert (ours.histogram == np.bincount(bins, minlength=HISTOGRAM_BINS)).all()
 
 
-def test_a_design_weighs_comparisons_as_copies_of_people_would(data) -> None:
+def test_a_design_weighs_pairs_of_people_as_copies_of_people_would(data) -> None:
     _, design = compare_sets(*data["references"], *data["probes"], strangers=data["strangers"][0])
     _, non_mated = brute(data["references"], data["probes"], data["strangers"][0])
     names = [*"abcdefgh", *(f"s{k}" for k in range(9))]
     weights = np.random.default_rng(1).integers(0, 3, len(names)).astype(float)
     weight = dict(zip(names, weights, strict=True))
-    assert design.weight(weights) == pytest.approx(sum(weight[a] * weight[b] for _, a, b in non_mated))
-    remaining = [sum(name not in (a, b) for _, a, b in non_mated) for name in names]
-    assert design.without_each() == pytest.approx(remaining)
+    each = Counter(frozenset((a, b)) for _, a, b in non_mated)
+    assert design.weight(weights) == pytest.approx(sum(weight[a] * weight[b] for a, b in each))
+    assert design.without_each() == pytest.approx([sum(name not in couple for couple in each) for name in names])
+    numbers = np.arange(len(names))
+    table = design.comparisons(numbers[:, None], numbers)
+    wanted = [[each[frozenset((a, b))] if a != b else table[i, i] for b in names] for i, a in enumerate(names)]
+    assert table.tolist() == wanted
 
 
 def test_the_designs_of_labelled_crops(data) -> None:
     rows, names = data["references"]
-    pairs = compare_all(rows, names, 0.3)
-    assert design_of(pairs).weight(np.ones(5)) == pairs.non_mated
-    both_orders, design = compare_sets(rows, names, rows, names, own_versions=True, max_far=0.3)
-    assert design.weight(np.ones(5)) == both_orders.non_mated == 2 * pairs.non_mated
+    pairs, once = compare_sets(rows, names, max_far=0.3)
+    both_orders, twice = compare_sets(rows, names, rows, names, own_versions=True, max_far=0.3)
+    assert once.weight(np.ones(5)) == twice.weight(np.ones(5)) == 10
+    assert both_orders.non_mated == 2 * pairs.non_mated
+    first, second = np.triu_indices(5, 1)
+    assert twice.comparisons(first, second).tolist() == (2 * once.comparisons(first, second)).tolist()
+    assert both_orders.shares == pytest.approx(pairs.shares)
+
+
+def test_no_more_is_kept_than_the_bound_allows() -> None:
+    """Two much-photographed people are alike: their comparisons alone are more than the rate's share by four."""
+    rng = np.random.default_rng(8)
+    alike = unit(np.eye(16)[0] + 0.05 * rng.normal(size=(160, 16)))
+    rows = np.concatenate([alike, unit(rng.normal(size=(60, 16)))])
+    names = [*["a"] * 80, *["b"] * 80, *(f"p{k // 2}" for k in range(60))]
+    pairs, design = compare_sets(rows, names, max_far=0.05)
+    total = design.weight(np.ones(len(design.probes)))
+    weights = 1 / design.comparisons(pairs.people[pairs.impostors.first], pairs.people[pairs.impostors.second])
+    assert len(pairs.impostors.scores) == pytest.approx(4 * 0.05 * pairs.non_mated, rel=0.01)
+    assert weights.sum() < 1 < 0.05 * total
 
 
 def test_intervals_hold_the_rate_and_grow_where_few_people_make_the_false_matches() -> None:
@@ -141,8 +175,10 @@ def test_named_people_and_strangers_are_drawn_apart() -> None:
                 cosines.append(float(references[row] @ embedding))
     first, second, accepted = np.array(one), np.array(other), np.array(cosines) >= threshold
 
+    alike = weights_of([(str(a), str(b)) for a, b in zip(one, other, strict=True)])
+
     def rate(weights: np.ndarray) -> float:
-        each = weights[first] * weights[second]
+        each = weights[first] * weights[second] * alike
         return float(each[accepted].sum() / each.sum())
 
     draws, ones = np.random.default_rng(0), np.ones(203)
@@ -180,14 +216,21 @@ def test_what_does_not_fit_is_refused(data) -> None:
         bootstrap_rates(pairs, design, [0.5], np.random.default_rng(0))
 
 
+def impostors_of(pairs: WeighedPairs, design: Design) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The kept impostors by falling cosine: cosines, both people, and what each counts."""
+    order = np.argsort(-pairs.impostors.scores, kind="stable")
+    first, second = pairs.people[pairs.impostors.first[order]], pairs.people[pairs.impostors.second[order]]
+    return pairs.impostors.scores[order], first, second, 1 / design.comparisons(first, second)
+
+
 def plain_upper_end(pairs, design, threshold: float, rng: np.random.Generator, replicates: int) -> float:
     """The 97.5th percentile of a bootstrap over people, without any correction."""
-    first, second = pairs.people[pairs.impostors.first], pairs.people[pairs.impostors.second]
-    accepted = pairs.impostors.scores >= threshold
+    scores, first, second, each = impostors_of(pairs, design)
+    accepted = scores >= threshold
     rates = []
     for _ in range(replicates):
         weights = draw_weights(len(design.within), rng)
-        rates.append((weights[first] * weights[second])[accepted].sum() / design.weight(weights))
+        rates.append((weights[first] * weights[second] * each)[accepted].sum() / design.weight(weights))
     return float(np.quantile(rates, 0.975))
 
 
@@ -210,13 +253,15 @@ def test_the_corrected_upper_end_is_passed_less_often_by_other_people(shared_dat
         order = rng.permutation(people)
         calibrating, judging = (crops_of(order[:20]), crops_of(order[20:]))
         pairs, design = compare_sets(*calibrating, max_far=0.002)
-        (point,) = operating_points(pairs, [0.001])
+        scores, _, _, weights = impostors_of(pairs, design)
+        threshold = weighted_threshold(scores, weights, 0.001, design.weight(np.ones(20)))
         ends = [
-            plain_upper_end(pairs, design, point.threshold, np.random.default_rng(0), 200),
-            bootstrap_rates(pairs, design, [point.threshold], np.random.default_rng(0), 200)[0].high,
+            plain_upper_end(pairs, design, threshold, np.random.default_rng(0), 200),
+            bootstrap_rates(pairs, design, [threshold], np.random.default_rng(0), 200)[0].high,
         ]
-        others, _ = compare_sets(*judging, max_far=0.05)
-        seen = (others.impostors.scores >= point.threshold).sum() / others.non_mated
+        others, judged = compare_sets(*judging, max_far=0.05)
+        scores, _, _, weights = impostors_of(others, judged)
+        seen = weights[scores >= threshold].sum() / judged.weight(np.ones(20))
         passed += seen > np.array(ends)
     plain, corrected = passed / draws
-    assert corrected <= 0.1 < plain  # 0.05 and 0.18
+    assert corrected <= 0.1 < plain  # 0.07 and 0.12

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
-from facekd.evaluation.all_pairs import compare_all
 from facekd.evaluation.calibrate import CALIBRATION_RATES, calibration_points
 from facekd.evaluation.open_set import draw_trial
+from facekd.evaluation.probe_sets import compare_sets
 from facekd.gallery import NewTemplate
 from facekd.gallery.calibration import Calibration, Curve, Point
 from facekd.gallery.evaluate import People, calibrate_people, open_set_of, shows_labelled_person
@@ -40,8 +40,9 @@ def people(shared_data):
 def measured(people):
     split, identity, embeddings = people
     chosen = (split == "val") & (identity != "")
-    pairs = compare_all(embeddings[chosen], identity[chosen], max_far=0.01)
-    points = tuple(Point(**asdict(point)) for point in calibration_points(pairs, CALIBRATION_RATES[2:], replicates=100))
+    pairs, design = compare_sets(embeddings[chosen], identity[chosen], max_far=0.01)
+    found = calibration_points(pairs, design, CALIBRATION_RATES[2:], replicates=100)
+    points = tuple(Point(**asdict(point)) for point in found)
     curve = Curve(points=points, people=40, pairs=pairs.non_mated)
     return Calibration(contract=CONTRACT, source="faces, val", unmasked=curve)
 

@@ -55,3 +55,7 @@ class EnrolmentRefused(FacekdError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[EnrolmentRefused], tuple[str, str]]:
+        """For copies and other processes: an exception is made anew from its ``args``, which lack the reason."""
+        return type(self), (str(self), self.reason)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from facekd.errors import ImageError
 from facekd.geometry import apply_affine, invert_affine
 
 ARCFACE_TEMPLATE: npt.NDArray[np.float64] = np.array(
@@ -28,7 +29,14 @@ def warp_square(image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], s
 
     Returns:
         RGB uint8 (size, size, 3).
+
+    Raises:
+        ImageError: it is another kind of picture. Floats of 0..1 would become a black square, which looks like every
+            other black square.
     """
+    if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"need RGB uint8 (H, W, 3), got {kind}; facekd.load_image makes that of any picture")
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     part, matrix = _cut(image, matrix, int(1 / scale) if scale < 0.5 else 1, size)
     square = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)

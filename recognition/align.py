@@ -39,6 +39,7 @@ def align_face(image: npt.NDArray[np.uint8], landmarks: npt.ArrayLike, size: int
         RGB uint8 (size, size, 3).
 
     Raises:
+        ImageError: the picture is not RGB uint8.
         ValueError: the landmarks are not five finite points that determine a similarity.
     """
     return warp_square(image, alignment_matrix(landmarks, size), size)

@@ -90,10 +90,10 @@ def face_quality(
         crop: the face aligned, RGB uint8 (112, 112, 3).
 
     Raises:
-        ValueError: the landmarks determine no alignment, or the crop has another size.
+        ValueError: the landmarks determine no alignment, or the crop has another size or type.
     """
-    if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
-        raise ValueError(f"need an aligned crop of ({CROP_SIZE}, {CROP_SIZE}, 3), got {crop.shape}")
+    if crop.shape != (CROP_SIZE, CROP_SIZE, 3) or crop.dtype != np.uint8:
+        raise ValueError(f"need an aligned crop, uint8 ({CROP_SIZE}, {CROP_SIZE}, 3), got {crop.dtype} {crop.shape}")
     points, corners = np.asarray(landmarks, np.float64), np.asarray(box, np.float64).reshape(1, 4)
     matrix = alignment_matrix(points)
     magnified = float(np.hypot(matrix[0, 0], matrix[1, 0]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facekd.errors import ImageError
 from facekd.geometry import apply_affine, invert_affine
 from facekd.recognition.align import TEMPLATE, align_face, alignment_matrix
 
@@ -95,3 +98,18 @@ def test_other_sizes_scale() -> None:
 def test_bad_landmarks(landmarks: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"similarity|finite|five"):
         align_face(np.zeros((50, 50, 3), np.uint8), landmarks)
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.ones((50, 50, 3)), r"float64 \(50, 50, 3\)"),
+        (np.ones((50, 50, 3), np.uint16), "uint16"),
+        (np.ones((50, 50), np.uint8), r"\(50, 50\)"),
+        (np.ones((50, 50, 4), np.uint8), r"\(50, 50, 4\)"),
+        ("portrait.jpg", "str"),
+    ],
+)
+def test_other_pictures_than_rgb_of_eight_bits_are_refused(picture: Any, said: str) -> None:
+    with pytest.raises(ImageError, match=f"RGB uint8.*{said}"):
+        align_face(picture, TEMPLATE)

@@ -35,7 +35,6 @@ from facekd.evaluation.bootstrap import Interval, draw_weights
 Embeddings = NDArray[np.floating[Any]]
 Counts = NDArray[np.float64]
 Numbers = NDArray[np.int64]
-Numbers = NDArray[np.int64]
 Block = tuple[NDArray[np.float32], NDArray[np.bool_], Numbers, Numbers]
 """Cosines (R, C), which of them count, and the rows of all embeddings that they are of, (R,) and (C,)."""
 
@@ -86,7 +85,7 @@ class Design:
         roles = np.stack([self.within, self.references, self.probes], axis=1) > 0
         within, references, probes = np.arange(8) >> np.arange(3)[:, None] & 1
         met = np.outer(within, within) | np.outer(references, probes) | np.outer(probes, references)
-        return roles @ (1 << np.arange(3)), met
+        return roles @ (1 << np.arange(3)), np.asarray(met, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

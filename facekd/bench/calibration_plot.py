@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.bench.plots import save_figure
+from facekd.bench.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
     from facekd.gallery.calibration import Calibration, Curve
@@ -21,10 +21,7 @@ def plot_calibration(target: str | os.PathLike[str], calibration: Calibration) -
     Left: how the cosines of mated and non-mated comparisons are distributed. Right: FNMR over FMR, the measured points
     with their 95 % intervals over people; crosses are points that rest on too few pairs of people.
     """
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(10, 4.5, columns=2)
     for kind, curve in (("unmasked", calibration.unmasked), ("masked", calibration.masked)):
         if curve is not None:
             _distributions(left, curve, kind)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from facekd.bench.costs import Cost, measure_costs
-from facekd.bench.plots import save_figure
+from facekd.bench.plots import new_figure, save_figure
 from facekd.errors import ModelError
 from facekd.evaluation.progress import Progress, silently
 from facekd.recognition.evaluate_crops import evaluate_mask
@@ -145,10 +145,7 @@ def as_markdown(rows: list[MaskRow], split: str, threads: int = 1) -> str:
 
 def plot(rows: list[MaskRow], split: str, target: Path) -> None:
     """Accuracy against time, the area of a point by the file's size; a picture file."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(6, 4)
     for row in rows:
         time, accuracy = row.cost.time, 100 * row.figures["accuracy"]
         across = [[time.median_ms - time.low_ms], [time.high_ms - time.median_ms]]

@@ -18,15 +18,16 @@ from facekd.whole_files import whole_file
 Path = str | os.PathLike[str]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width_inches: float, height_inches: float, columns: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes, for `save_figure`."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 
 def save_figure(figure: Any, target: Path) -> None:
-    """Save a matplotlib figure; the suffix of `target` says the format, none means PNG.
+    """Save a figure; the suffix of `target` says the format, none means PNG.
 
     Raises:
         ConfigError: matplotlib cannot write such a file.
@@ -46,7 +47,7 @@ def plot_det(target: Path, curves: Mapping[str, DetCurve]) -> None:
         target: file to write.
         curves: by the name of their protocol.
     """
-    figure, axes = _figure(5, 4.5)
+    figure, axes = new_figure(5, 4.5)
     for name, curve in curves.items():
         # A rate of 0 has no place on a logarithmic axis: it is drawn at half a comparison.
         fmr, fnmr = np.maximum(curve.fmr, 0.5 / curve.non_mated), np.maximum(curve.fnmr, 0.5 / curve.mated)
@@ -65,10 +66,7 @@ def plot_detection(target: Path, labels: Sequence[LabelledPhotograph], found: Se
     """Save recall against precision, and against false alarms a photograph."""
     matches = match_detections(labels, [faces.boxes_only() for faces in found])
     curve = detection_curve(matches)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(9, 4, columns=2)
     left.plot(curve.recall, curve.precision, label=f"{name}, AP {average_precision(matches):.3f}")
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     right.semilogx(np.maximum(curve.false_alarms, 0.5) / matches.photographs, curve.recall, label=name)

@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from facekd.bench.costs import Cost
-from facekd.bench.plots import save_figure
+from facekd.bench.plots import new_figure, save_figure
 from facekd.distill.outcome import Outcome, Row, paired, spread, verdict
 
 
@@ -98,12 +98,9 @@ def _explanation(outcome: Outcome, seconds: float) -> str:
 
 def plot(outcome: Outcome, target: Path) -> None:
     """Each seed's deciding figure as a dot, mean and deviation as a bar, teachers as lines; a picture file."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
     first = outcome.names[0]
     rows = [*reversed(_by_val(outcome)), *([outcome.alone] if outcome.alone.seeds else [])]
-    figure = Figure(figsize=(7, 1.2 + 0.35 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7, 1.2 + 0.35 * len(rows))
     for height, row in enumerate(rows):
         values = [100 * value for value in row.figures[first]]
         colour = "black" if row is outcome.alone else "tab:blue"

@@ -66,7 +66,7 @@ def test_figures_for_each_size(crops: Path, capsys: pytest.CaptureFixture[str]) 
     assert code == (0 if all(row["kept"] for row in found["results"]["test"]) else 1)
     small, large = found["results"]["test"]
     assert small["threshold"] < large["threshold"]
-    assert found["calibration"].endswith("split val")
+    assert found["calibration"].endswith("split val; all pairs of people weigh alike")
     screened = answer(capsys, *common, "--screening", stored)[1]
     assert screened["results"]["test"][1]["templates"] < 28  # at least the copy of somebody with a name
 

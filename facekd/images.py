@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -105,13 +105,13 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
     """Paths of the picture files in a folder (by suffix, hidden ones left out), sorted.
 
     Raises:
-        ImageError: there is no such folder.
+        ImageError: there is no such folder, or one of those in it cannot be read.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ImageError(f"there is no folder {root}")
     found: list[Path] = []
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.walk(root, onerror=_refuse_folder):
         if not recursive:
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -121,6 +121,10 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]
     return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise ImageError(f"the folder {error.filename} cannot be read: {error.strerror}") from error
 
 
 def save_image(path: str | os.PathLike[str], rgb: npt.NDArray[np.uint8]) -> None:

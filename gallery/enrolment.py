@@ -12,7 +12,7 @@ from facekd.errors import ConfigError, EnrolmentRefused, ImageError
 from facekd.gallery.admission import Warned
 from facekd.gallery.arguments import photographs_of
 from facekd.gallery.gallery import Gallery
-from facekd.gallery.policy import WARNINGS, EnrolmentPolicy, FaceLike
+from facekd.gallery.policy import WARNINGS, EnrolmentPolicy, FaceLike, refusal
 from facekd.gallery.records import check_name
 from facekd.images import ImageSource, list_images
 
@@ -152,18 +152,34 @@ def enrol_photographs(
 def people_of_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[Path]]]:
     """A folder of people's folders: each one's name and photographs, by name; hidden ones hold no people.
 
+    Somebody whose folder holds no picture comes without photographs; see :func:`without_photographs`.
+
     Raises:
         ConfigError: it is no folder, or holds no folder with pictures.
+        ImageError: a folder cannot be read.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ConfigError(f"{root} is not a folder: name one that holds a folder for each person")
-    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    try:
+        folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise ImageError(f"the folder {root} cannot be read: {error.strerror}") from error
     found = [(entry.name, list_images(entry)) for entry in folders]
-    with_pictures = [(name, pictures) for name, pictures in found if pictures]
-    if not with_pictures:
+    if not any(pictures for _, pictures in found):
         raise ConfigError(f"{root} holds no folder with pictures: put each person's photographs into one of their own")
-    yield from with_pictures
+    yield from found
+
+
+def without_photographs(person: str, folder: Path) -> EnrolmentReport:
+    """What is answered for a person whose folder holds no picture.
+
+    Raises:
+        ConfigError: the name is not valid.
+    """
+    return EnrolmentReport(
+        check_name(person), (), (Refused(str(folder), "no-photograph", str(refusal("no-photograph"))),)
+    )
 
 
 def explain(told: Warned) -> str:

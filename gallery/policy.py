@@ -23,6 +23,7 @@ REASONS = {
     "already-enrolled": "this very photograph is already enrolled for this person",
     "template-limit": "the person has as many templates as the policy allows: remove one of `facekd people show`",
     "unreadable": "the file is no picture that can be read",
+    "no-photograph": "the person's folder holds no picture: put photographs into it, or remove it",
 }
 """Why a photograph is refused: stable codes for scripts, with the words for people."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +45,24 @@ def away_from_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), given] if given else [str(ROOT)]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def unreadable_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Takes away the right to list a folder; by a stand-in, because root may read whatever its mode says."""
+    locked: set[str] = set()
+
+    def refusing(of_system: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(path: Any = ".") -> Any:
+            if not isinstance(path, int) and os.fspath(path) in locked:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+            return of_system(path)
+
+        return asked
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir))
+    return lambda folder: locked.add(str(folder))
 
 
 class RunRanks(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,20 @@ def test_list_images(tmp_path: Path) -> None:
     assert [path.name for path in list_images(tmp_path, recursive=False)] == ["a.png", "b.JPG"]
     with pytest.raises(ImageError, match="no folder"):
         list_images(tmp_path / "a.png")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(
+    tmp_path: Path, unreadable_folder: Callable[[Path], None]
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "locked").mkdir()
+    unreadable_folder(tmp_path / "locked")
+    with pytest.raises(ImageError, match=r"locked cannot be read.*Permission denied"):
+        list_images(tmp_path)
+    assert [path.name for path in list_images(tmp_path, recursive=False)] == ["a.png"]
+    unreadable_folder(tmp_path)
+    with pytest.raises(ImageError, match="cannot be read"):
+        list_images(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0), ("a.jpg", 30), ("a.JPEG", 30), ("a.webp", 30)])

@@ -54,7 +54,7 @@ def enroll(
     blurred or masked, or of which it is not clear whether it is masked. Warned about is a face that is already enrolled
     under another name.
     """
-    from facekd.gallery.enrolment import enrol_photographs
+    from facekd.gallery.enrolment import enrol_photographs, without_photographs
     from facekd.gallery.fusion import parse_fusion
     from facekd.gallery.policy import EnrolmentPolicy
 
@@ -67,7 +67,10 @@ def enroll(
         try:
             with opened:
                 for person, photographs in output.progress(people, "enrolling"):
-                    report = enrol_photographs(opened, person, photographs, pipeline, which=which)
+                    if photographs or folder is None:
+                        report = enrol_photographs(opened, person, photographs, pipeline, which=which)
+                    else:
+                        report = without_photographs(person, folder / person)
                     reports.append(report)
                     _tell(output, report)
                     output.at_least(report.exit_code)

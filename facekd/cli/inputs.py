@@ -50,7 +50,11 @@ def sort_sources(sources: Sequence[str], output: Output) -> tuple[list[Picture],
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = list_images(path)
+            try:
+                found = list_images(path)
+            except ImageError as error:  # the other sources are answered all the same
+                failures.append(output.failed(source, error))
+                continue
             pictures += [Picture(image, image.relative_to(path)) for image in found]
             if not found:
                 failures.append(output.failed(source, ImageError(f"no picture in the folder {source}")))

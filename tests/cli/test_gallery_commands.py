@@ -163,6 +163,28 @@ def test_enrols_a_folder_of_peoples_folders(photo, answer, tmp_path):
     ]
 
 
+def test_a_persons_folder_without_a_picture_is_reported(photo, answer, tmp_path):
+    photo(10, "people/Ada/a.png")
+    (tmp_path / "people" / "Bob").mkdir()
+    ada, bob = answer("enroll", "--folder", tmp_path / "people", code=5)["people"]
+    assert (len(ada["enrolled"]), bob["person"], bob["enrolled"]) == (1, "Bob", [])
+    assert [(entry["path"], entry["reason"]) for entry in bob["refused"]] == [
+        (str(tmp_path / "people" / "Bob"), "no-photograph")
+    ]
+
+
+def test_a_persons_folder_that_cannot_be_read_is_said(photo, answer, tmp_path, unreadable_folder):
+    photo(10, "people/Ada/a.png")
+    photo(20, "people/Bob/b.png")
+    unreadable_folder(tmp_path / "people" / "Bob")
+    assert "Bob cannot be read" in answer("enroll", "--folder", tmp_path / "people", code=3)
+    answer("enroll", "Ada", photo(10))
+    entries = answer("identify", tmp_path / "people", photo(10), code=3)["images"]
+    assert [("error" in entry, "faces" in entry) for entry in entries] == [(True, False), (False, True)]  # both said
+    unreadable_folder(tmp_path / "people")
+    assert "people cannot be read" in answer("enroll", "--folder", tmp_path / "people", code=3)
+
+
 def test_a_folder_can_be_enrolled_every_night(photo, answer, tmp_path):
     for place in ("people/Ada/a.png", "people/Grace/b.png"):
         photo(10 if "Ada" in place else 20, place)

@@ -117,7 +117,7 @@ def test_a_folder_of_peoples_folders(tmp_path, unit):
         else:
             Image.new("RGB", (8, 8)).save(path)
     found = [(name, [path.name for path in paths]) for name, paths in people_of_folder(tmp_path)]
-    assert found == [("Ada", ["x.png"]), ("Grace", ["a.jpg", "b.png"])]
+    assert found == [("Ada", ["x.png"]), ("Empty", []), ("Grace", ["a.jpg", "b.png"])]
     for wrong in (tmp_path / "absent", tmp_path / "Empty"):
         with pytest.raises(ConfigError, match="folder"):
             list(people_of_folder(wrong))

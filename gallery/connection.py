@@ -42,6 +42,9 @@ _REMEDIES = {
     "move it away and restore a backup with `facekd gallery restore`, or enrol anew",
 }
 
+_MISSHAPEN = ("no such table", "no such column", "has no column", "unsupported file format")
+"""In messages of SQLITE_ERROR: statements are always the same, so the file's contents are at fault."""
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _LATER = _BUSY | {sqlite3.SQLITE_FULL}
@@ -57,11 +60,11 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         remedy = _REMEDIES.get(code & 0xFF if code is not None else -1)
-        if remedy is None and isinstance(error, sqlite3.DatabaseError):
+        if remedy is None and any(text in str(error) for text in _MISSHAPEN):
             remedy = f"its contents are not as a gallery's should be: {RESTORE}"
-        raise GalleryError(
-            f"gallery {path}: {error}; {remedy or 'this is an error in facekd, please report it'}"
-        ) from error
+        if remedy is None:
+            remedy = "this is an error in facekd, please report it, with what `facekd gallery check` says"
+        raise GalleryError(f"gallery {path}: {error}; {remedy}") from error
 
 
 def is_busy(error: GalleryError) -> bool:
@@ -94,7 +97,7 @@ class Connection:
     """
 
     def __init__(self, path: Path, *, create: bool, timeout_s: float) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # programs change their working directory
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._depth = 0
@@ -108,6 +111,7 @@ class Connection:
                 _new_private_file(path)
             self._sqlite = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
             try:
+                self._opened = _status(path)
                 self._prepare_in_turn(create, timeout_s)
             except BaseException:
                 self._sqlite.close()
@@ -161,6 +165,19 @@ class Connection:
             raise GalleryError(f"gallery {self.path} was opened before this process was forked: open it again here")
         return self._sqlite
 
+    def status(self) -> os.stat_result:
+        """What the system says of the file, which must still be the one that was opened.
+
+        Raises:
+            GalleryError: it is not. SQLite would go on with the one that was opened, wherever that is now: people
+                removed from the new file would be let in, and changes would be answered and lost.
+        """
+        status = _status(self.path)
+        # On Windows, where numbers of files are not always kept, an open file can neither be moved nor replaced.
+        if os.name != "nt" and not os.path.samestat(status, self._opened):
+            raise GalleryError(f"gallery {self.path} was replaced by another file since it was opened: open it again")
+        return status
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One change: all of it is kept, or nothing. Inside another change it is part of that one."""
@@ -180,9 +197,11 @@ class Connection:
             if self._depth:
                 yield connection
                 return
-            connection.execute(begin)
-            self._depth = 1
             try:
+                # In here: a signal's handler may raise as soon as the wait for another process's change is over.
+                connection.execute(begin)
+                self._depth = 1
+                self.status()
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -223,6 +242,15 @@ class Connection:
         with self._lock:
             if os.getpid() == self._process:
                 self._sqlite.close()
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise GalleryError(
+            f"gallery {path} is gone since it was opened ({error.strerror or error}): put it back, or open it again"
+        ) from error
 
 
 def _new_private_file(path: Path) -> None:

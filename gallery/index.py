@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import faiss
@@ -14,6 +15,10 @@ Ids = npt.NDArray[np.int64]
 
 NO_TEMPLATE = -1
 """In place of an id where there are fewer templates than were asked for."""
+
+if hasattr(os, "register_at_fork"):
+    # GNU OpenMP's threads do not cross a fork, and a search that shares its work with them would wait for ever.
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
 class Index(Protocol):

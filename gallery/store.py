@@ -429,7 +429,7 @@ class Store:
             whole: rewrite a large file, too.
         """
         cached = self._erase_from_cache()
-        vacuum = whole or self.path.stat().st_size <= VACUUM_BYTES
+        vacuum = whole or self._connection.status().st_size <= VACUUM_BYTES
         return self._connection.erase_leftovers(vacuum=vacuum) and cached
 
     def _erase_from_cache(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -141,6 +143,17 @@ def test_a_gallery_does_not_cross_a_fork(open_gallery):
     gallery.store.connection._process = -1  # what a forked child sees
     with pytest.raises(GalleryError, match="forked"):
         gallery.people()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs fork")
+def test_a_forked_process_searches():
+    """GNU OpenMP's threads, which a search before the fork has started, are not there after it."""
+    here = Path(__file__).resolve()
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[2])}
+    environment.pop("OMP_NUM_THREADS", None)
+    command = [sys.executable, str(here.with_name("forked_search.py"))]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout.split()) == (0, ["flat", "quantised"] * 2), run.stderr
 
 
 def test_a_writer_that_cannot_wait_any_longer_says_so(open_gallery, unit):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -142,7 +141,7 @@ class EmbedderStage:
 
     def __init__(self, table: dict[str, Any], source: Path, lfw: Path | None = None) -> None:
         from facekd.recognition.backbones import BACKBONES
-        from facekd.recognition.data.shards import read_faces
+        from facekd.recognition.data.shards import read_faces, read_faces_table
         from facekd.recognition.data.sources import held_out
         from facekd.recognition.data.stored_teacher import require_one_teacher
         from facekd.recognition.train import Recipe
@@ -152,7 +151,7 @@ class EmbedderStage:
         if not recipe.margin.weight:
             raise ConfigError("the student alone learns from its margin loss: margin.weight must be above 0")
         folders = recipe.data.folders
-        judged = [folder for folder in folders if {"val", "test"} <= _splits(folder)]
+        judged = [folder for folder in folders if {"val", "test"} <= {row["split"] for row in read_faces_table(folder)}]
         if not judged:
             raise ConfigError("none of the data folders has the splits val and test: there is nothing to judge by")
         named = stored(recipe.distill)
@@ -220,11 +219,6 @@ class EmbedderStage:
         names = [self._test.people[label] for label in self._test.labels]
         strict, stricter = operating_points(compare_all(embeddings, names), (1e-3, 1e-4))
         return {"tar_1e-3": strict.tar, "tar_1e-4": stricter.tar}
-
-
-def _splits(folder: Path) -> set[str]:
-    with (folder / "faces.csv").open(newline="", encoding="utf-8") as stream:
-        return {row.get("split", "") for row in csv.DictReader(stream)}
 
 
 class _OnnxEmbedder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.images import list_images
+from facekd.recognition.data.tables import read_table
 
 TABLE = "faces.csv"
 RECORDS, INDEX = "train.rec", "train.idx"
@@ -50,14 +50,13 @@ def crops_digest(folder: Path) -> str:
     Who is on them is not part of it: a corrected name does not make a teacher's embeddings wrong.
 
     Raises:
-        DataError: the folder has no known layout, or a file that it names is missing.
+        DataError: the folder has no known layout, its table is none, or a file that it names is missing.
     """
     digest = hashlib.sha256()
     layout = layout_of(folder)
     try:
         if layout is Layout.table:
-            with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
-                rows = [(row.get("shard", ""), row.get("file", "")) for row in csv.DictReader(stream)]
+            rows = [(row["shard"], row["file"]) for row in read_table(folder / TABLE, ("shard", "file"))]
             digest.update("\n".join(f"{shard}|{file}" for shard, file in rows).encode())
             files = [folder / shard for shard in sorted({shard for shard, _ in rows})]
         elif layout is Layout.records:

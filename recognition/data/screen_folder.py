@@ -172,7 +172,7 @@ def read_screening(folder: Path, identities: Sequence[str]) -> Screening | None:
     if not path.is_file():
         return None
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
         same = [row["identity"] for row in rows] == list(identities)
         fits = np.array([row["identity"] in ("", row["screened"]) for row in rows], np.bool_)

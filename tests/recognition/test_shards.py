@@ -14,6 +14,7 @@ from facekd.errors import DataError
 from facekd.recognition.data.encoded import LazyCrops
 from facekd.recognition.data.mask_shards import read_masks
 from facekd.recognition.data.shards import read_faces
+from facekd.recognition.data.tables import read_table
 
 
 def webp(value: int, side: int = 112) -> bytes:
@@ -68,6 +69,42 @@ def test_faults_are_named(tmp_path: Path) -> None:
     (folder / "faces.csv").write_bytes("shard,file,identity,split\na.zip,0.webp,Zoë,train\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"Cannot read the table .*facekd prepare"):
         read_faces([folder], "train")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("a.zip,0.webp,ann,train\na.zip,1.webp", "line 3: 2 values, the header names 4 columns"),  # cut off in copying
+        ("a.zip,0.webp,ann,train\n\na.zip,1.webp,ann,train,x,y", "line 4: 6 values, the header names 4 columns"),
+        ("a.zip,0.webp,ann,train\na.zip,0.webp,ann,train", r"line 3: a\.zip/0\.webp stands on line 2"),
+        ("a.zip,0.webp,ann,train\na.zip,0.webp,bob,test", r"line 3: a\.zip/0\.webp stands on line 2"),
+    ],
+)
+def test_lines_that_do_not_fit_are_named(tmp_path: Path, lines: str, said: str) -> None:
+    folder = write_faces(tmp_path / "x", [("ann", "train", 10), ("ann", "train", 20)], teacher=False)
+    (folder / "faces.csv").write_text(f"shard,file,identity,split\n{lines}\n")
+    with pytest.raises(DataError, match=rf"faces\.csv, {said}"):
+        read_faces([folder], "train")
+
+
+def test_one_file_name_in_two_shards_is_two_crops(tmp_path: Path) -> None:
+    (tmp_path / "faces.csv").write_text("shard,file\na.zip,0.webp\nb.zip,0.webp\n")
+    assert [row["shard"] for row in read_table(tmp_path / "faces.csv", ("shard", "file"))] == ["a.zip", "b.zip"]
+
+
+def test_a_table_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path / "x", [("ann", "train", 10), ("bob", "train", 20)])
+    keys = read_faces([folder], "train").keys
+    table = (folder / "faces.csv").read_text()
+    (folder / "faces.csv").write_bytes(table.replace("\n", "\r\n").encode("utf-8-sig"))
+    faces = read_faces([folder], "train", teachers=["t"])
+    assert faces.people == ("ann", "bob")
+    np.testing.assert_array_equal(faces.keys, keys)  # the digest reads the same crops
+
+
+@pytest.mark.parametrize("name", ["faces/faces.csv", "faces_more/faces.csv", "mask/mask.csv"])
+def test_the_real_tables_name_each_crop_once(shared_data: Path, name: str) -> None:
+    assert len(read_table(shared_data / name, ("file",))) > 1000
 
 
 def test_a_large_table_stays_encoded_until_it_is_used(tmp_path: Path) -> None:

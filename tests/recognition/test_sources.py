@@ -113,8 +113,9 @@ def plain_layouts(root: Path, people: int = 40) -> list[Path]:
         for key in range(3):
             (folder / f"person {person}" / f"{key}.png").write_bytes(data)
     with zipfile.ZipFile(table / "a.zip", "w") as archive:
-        archive.writestr("1.png", data)
-    rows = [f"a.zip,1.png,citizen {key % people},train" for key in range(3 * people)]
+        for key in range(3 * people):
+            archive.writestr(f"{key}.png", data)
+    rows = [f"a.zip,{key}.png,citizen {key % people},train" for key in range(3 * people)]
     (table / "faces.csv").write_text("\n".join(["shard,file,identity,split", *rows]))
     return [record, tar, folder, table]
 

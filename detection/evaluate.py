@@ -287,7 +287,7 @@ def photographs_of(root: str | os.PathLike[str], source: str) -> set[str]:
     """
     path = Path(root) / "photographs.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return {row["file"] for row in csv.DictReader(file) if row["source"] == source}
     except (OSError, UnicodeDecodeError, KeyError) as error:
         raise DataError(f"Cannot read the columns file and source of {path}: {error!r}") from error

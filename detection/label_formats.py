@@ -47,7 +47,7 @@ def read_any_labels(
     if path.suffix.lower() == ".json":
         return read_coco(path, classes)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             first = file.readline()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the label file {path}: {error}") from error
@@ -64,7 +64,7 @@ def read_wider_text(path: str | os.PathLike[str]) -> list[LabelledPhotograph]:
     """
     path = Path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the label file {path}: {error}") from error
     photographs, at = [], 0
@@ -168,7 +168,7 @@ def read_yolo(
         path = Path(folder) / relative.with_suffix(".txt")
         try:
             height, width = load_image(image).shape[:2]
-            lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+            lines = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else []
             rows = [line.split() for line in lines if line.strip()]
             faces = [_yolo_face(row, width, height) for row in rows if classes is None or row[0] in classes]
         except (OSError, UnicodeDecodeError, ValueError, ImageError) as error:

@@ -62,7 +62,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[LabelledPhotograph]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the label file {path}: {error}") from error
     photographs: list[LabelledPhotograph] = []

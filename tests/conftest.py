@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
@@ -63,6 +64,18 @@ def unreadable_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]
     monkeypatch.setattr(os, "scandir", refusing(os.scandir))
     monkeypatch.setattr(os, "listdir", refusing(os.listdir))
     return lambda folder: locked.add(str(folder))
+
+
+@pytest.fixture
+def saved_by_spreadsheet() -> Callable[[Path], None]:
+    """Turns a text file, or all in a folder, into what spreadsheets and editors of Windows save: a byte order mark
+    first."""
+
+    def save(path: Path) -> None:
+        for file in [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in (".txt", ".csv")]:
+            file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+
+    return save
 
 
 class RunRanks(Protocol):

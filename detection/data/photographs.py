@@ -259,7 +259,7 @@ def _photographs_by_people(settings: LabelledSource, folders: Sequence[Path]) ->
         return set()
     table = require_data(settings.table, folders)
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             return {row["file"] for row in csv.DictReader(file) if row["source"] in settings.landmarks_by_people}
     except (OSError, KeyError) as error:
         raise DataError(f"Cannot read {table}: {error!r}; wanted a CSV with file and source") from error

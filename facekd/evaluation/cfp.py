@@ -91,7 +91,7 @@ def _protocol(folder: Path, first: dict[int, str], second: dict[int, str]) -> Pa
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"Cannot read {path}: {error}; wanted CFP's own layout with Data/Images and Protocol"

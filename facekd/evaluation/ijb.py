@@ -95,7 +95,7 @@ def _rows(meta: Path, ending: str, columns: int) -> list[list[str]]:
             "for IJB-B and IJB-C"
         )
     try:
-        rows = [line.split() for line in found[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [line.split() for line in found[0].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {found[0]}: {error}") from error
     for number, row in enumerate(rows, start=1):

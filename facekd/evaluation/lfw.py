@@ -32,7 +32,7 @@ def read_pairs(path: str | os.PathLike[str]) -> PairList:
     """
     path = Path(path)
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"Cannot read the pairs {path}: {error}; LFW's pairs.txt (view 2) belongs beside the photographs"
@@ -75,20 +75,31 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64
     """Read ``landmarks.csv`` (columns file, left_eye_x, left_eye_y, …): name without suffix to points (5, 2).
 
     Raises:
-        DataError: the file is missing, or a column or a number is.
+        DataError: the file is missing, or a column or a number is; it lists no photograph; a number is not finite, or
+            two lines have other points of one photograph (says which line).
     """
     columns = [f"{point}_{axis}" for point in POINTS for axis in "xy"]
+    landmarks: dict[str, NDArray[np.float64]] = {}
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            return {
-                without_suffix(row["file"]): np.array([float(row[name]) for name in columns]).reshape(5, 2)
-                for row in csv.DictReader(file)
-            }
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                name, points = without_suffix(row["file"]), np.array([float(row[column]) for column in columns])
+                if not np.isfinite(points).all():  # it would count as a face that the model missed
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: a point of {name} is not finite; wanted pixels: mend the "
+                        "table, or evaluate with --mode whole"
+                    )
+                if not np.array_equal(landmarks.setdefault(name, points.reshape(5, 2)).ravel(), points):
+                    raise DataError(f"{path}, line {reader.line_num}: an earlier line has other points of {name}")
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"Cannot read the landmarks {path}: {error!r}. Aligned evaluation needs a table with the columns file, "
             f"{', '.join(columns)}; without it, evaluate with --mode whole."
         ) from error
+    if not landmarks:
+        raise DataError(f"{path} lists no photograph; evaluate with --mode whole, or put the table in its place")
+    return landmarks
 
 
 def without_suffix(name: str) -> str:

@@ -167,7 +167,7 @@ def read_wider_labels(source: str | os.PathLike[str]) -> list[WiderPhotograph]:
 
 def _read_text(path: Path) -> list[WiderPhotograph]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the label file {path}: {error}") from error
     blocks: list[tuple[str, list[list[float]]]] = []

@@ -61,7 +61,8 @@ def root(tmp_path: Path) -> Path:
     points = " ".join(f"{x} {y} 0.0" for x, y in FACE_POINTS)
     labels = f"# a.png 100 80\n10 10 20 20 {points} 1\n60 60 9 9 {UNKNOWN} 1\n# b.png 60 60\n# c.png 60 60\n"
     (tmp_path / "test.txt").write_text(labels)
-    (tmp_path / "photographs.csv").write_text("file,source\na.png,helen\nb.png,scenes\nc.png,scenes\n")
+    table = "file,source\na.png,helen\nb.png,scenes\nc.png,scenes\n"
+    (tmp_path / "photographs.csv").write_text(table, encoding="utf-8-sig")  # as spreadsheets save it
     with zipfile.ZipFile(tmp_path / "test.zip", "w") as archive:
         archive.writestr("a.png", png(100, 80, (10, 10, 30, 30)))
         archive.writestr("b.png", png(60, 60, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +102,21 @@ def test_every_form(
     assert (second.boxes.shape, second.landmarks.shape, second.ignore.shape) == ((0, 4), (0, 5, 2), (0,))
 
 
+@pytest.mark.parametrize("write", [wider, yolo])
+def test_text_saved_by_a_spreadsheet(
+    tmp_path: Path, images: Path, write: Callable[[Path], Path], saved_by_spreadsheet: Callable[[Path], None]
+) -> None:
+    path = write(tmp_path)
+    saved_by_spreadsheet(path)
+    np.testing.assert_allclose(read_any_labels(path, images, None)[0].boxes[:2], BOXES, atol=1e-4)
+
+
 def test_retinaface_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
-    path.write_text("# a.png 100 80\n10 20 20 30\n")
-    (only,) = read_any_labels(path)
-    np.testing.assert_array_equal(only.boxes, BOXES[:1])
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text("# a.png 100 80\n10 20 20 30\n", encoding=encoding)
+        (only,) = read_any_labels(path)
+        np.testing.assert_array_equal(only.boxes, BOXES[:1])
     path.write_text("")
     assert read_any_labels(path) == []
 

@@ -274,7 +274,7 @@ def test_from_a_recipe_to_a_model_that_runs(fake_zoo: Path, tmp_path: Path, pain
         with zipfile.ZipFile(data / f"detection/{split}.zip", "w") as archive:
             for name, picture in pictures:
                 archive.writestr(name, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-    (data / "detection/photographs.csv").write_text("file,source\n0.png,helen\n1.png,afw\n")
+    (data / "detection/photographs.csv").write_text("file,source\n0.png,helen\n1.png,afw\n", encoding="utf-8-sig")
     recipe = parse_recipe(
         Recipe,
         read_toml(

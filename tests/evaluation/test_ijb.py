@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def write(root: Path, faces: str, pairs: str, points: str | None = None) -> Path
     default = "".join(f"{name} {' '.join(str(k) for k in range(10))} 0.5\n" for name in names)
     (meta / "ijbc_name_5pts_score.txt").write_text(points or default)
     return root
+
+
+def test_lists_saved_by_a_spreadsheet(tmp_path: Path, saved_by_spreadsheet: Callable[[Path], None]) -> None:
+    write(tmp_path, "1.jpg 1 10\n2.jpg 2 11\n3.jpg 3 12\n", "1 2 1\n1 3 0\n")
+    saved_by_spreadsheet(tmp_path)
+    assert read_ijb(tmp_path).files == ("1.jpg", "2.jpg", "3.jpg")
 
 
 def test_protocol(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,10 @@ def test_lists_of_photographs() -> None:
     assert len(pairs().part(0)) == 0
 
 
-def test_lfw_pairs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lfw_pairs(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "pairs.txt"
-    path.write_text(PAIRS, encoding="utf-8")
+    path.write_text(PAIRS, encoding=encoding)
     listed = read_pairs(path)
     assert listed.first[:3] == ("Ada/Ada_0001", "Bob/Bob_0001", "Ada/Ada_0001")
     assert listed.second[:3] == ("Ada/Ada_0002", "Bob/Bob_0003", "Bob/Bob_0002")
@@ -88,15 +90,40 @@ def test_lfw_photographs_and_landmarks(tmp_path: Path) -> None:
         photographs.require(["Ada/Ada_0001", "Cy/Cy_0001"], "pairs.txt")
     with pytest.raises(DataError, match="--mode whole"):
         read_landmarks(tmp_path / "landmarks.csv")
-    header = "file," + ",".join(
-        f"{p}_{a}" for p in ["left_eye", "right_eye", "nose", "left_mouth", "right_mouth"] for a in "xy"
-    )
-    (tmp_path / "landmarks.csv").write_text(header + "\nAda/Ada_0001.webp," + ",".join("0123456789") + "\n")
-    landmarks = read_landmarks(tmp_path / "landmarks.csv")
-    np.testing.assert_array_equal(landmarks["Ada/Ada_0001"], np.arange(10).reshape(5, 2))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="No photographs"):
         LfwPhotographs(tmp_path / "empty")
+
+
+LANDMARK_COLUMNS = ",".join(
+    f"{point}_{axis}" for point in ["left_eye", "right_eye", "nose", "left_mouth", "right_mouth"] for axis in "xy"
+)
+ADA = "Ada/Ada_0001.webp," + ",".join("0123456789") + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lfw_landmarks(tmp_path: Path, encoding: str) -> None:
+    table = tmp_path / "landmarks.csv"
+    table.write_text(f"file,{LANDMARK_COLUMNS}\n{ADA}{ADA}", encoding=encoding)  # one line twice says the same
+    landmarks = read_landmarks(table)
+    assert list(landmarks) == ["Ada/Ada_0001"]
+    np.testing.assert_array_equal(landmarks["Ada/Ada_0001"], np.arange(10).reshape(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "lists no photograph"),
+        (ADA.replace("9", "nan"), "line 2: a point of Ada/Ada_0001 is not finite"),
+        (ADA + ADA.replace("Ada_0001", "Ada_0002").replace("5", "-inf"), "line 3: a point of Ada/Ada_0002"),
+        (ADA + ADA.replace("9", "8"), "line 3: an earlier line has other points of Ada/Ada_0001"),
+        (ADA.replace(",9", ""), "--mode whole"),
+    ],
+)
+def test_lfw_landmarks_with_errors(tmp_path: Path, lines: str, said: str) -> None:
+    (tmp_path / "landmarks.csv").write_text(f"file,{LANDMARK_COLUMNS}\n{lines}")
+    with pytest.raises(DataError, match=said):
+        read_landmarks(tmp_path / "landmarks.csv")
 
 
 def cfp_folder(root: Path, below: str = "") -> Path:
@@ -135,6 +162,12 @@ def test_cfp(tmp_path: Path, below: str) -> None:
     assert protocols["FP"].same.tolist() == [True, False, True, False]
     assert protocols["FP"].folds.tolist() == [0, 0, 1, 1]
     assert all((tmp_path / name).is_file() for p in protocols.values() for name in p.photographs())
+
+
+def test_cfp_saved_by_a_spreadsheet(tmp_path: Path, saved_by_spreadsheet: Callable[[Path], None]) -> None:
+    cfp_folder(tmp_path)
+    saved_by_spreadsheet(tmp_path / "Protocol")
+    assert read_cfp(tmp_path)["FF"].second[:2] == ("Data/Images/001/frontal/02.jpg", "Data/Images/002/frontal/01.jpg")
 
 
 def test_cfp_errors(tmp_path: Path) -> None:

@@ -144,9 +144,10 @@ def test_voc_average_precision_takes_the_envelope() -> None:
     assert voc_average_precision(np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.0, 0.5, 0.4, 0.6])) == pytest.approx(0.6)
 
 
-def test_text_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_text_labels(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "labels.txt"
-    path.write_text("# e/a b.jpg 100 50\n1 2 3 4 0 1 1\n5 6 7 8 0 0 0\n# e/c.jpg 10 10\n", encoding="utf-8")
+    path.write_text("# e/a b.jpg 100 50\n1 2 3 4 0 1 1\n5 6 7 8 0 0 0\n# e/c.jpg 10 10\n", encoding=encoding)
     first, second = read_wider_labels(path)
     assert first.name == "e/a b.jpg"
     np.testing.assert_array_equal(first.boxes, [[1, 2, 4, 6], [5, 6, 12, 14]])

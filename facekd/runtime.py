@@ -14,6 +14,9 @@ import onnxruntime
 from facekd.errors import ConfigError, ModelError
 from facekd.zoo import ModelRecord, Task, find_model, read_model
 
+MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
+"""More in one pool only stand in each other's way, and starting a hundred thousand hangs the machine."""
+
 _default_threads = 0
 
 
@@ -23,21 +26,25 @@ class SessionOptions:
 
     Attributes:
         threads: processor threads inside one operator; 0 takes the default of :func:`set_default_threads`, and where
-            that is 0 too, ONNX Runtime's own choice (one for each physical core).
+            that is 0 too, ONNX Runtime's own choice (one for each physical core). At most ``MOST_THREADS``.
     """
 
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ConfigError(f"threads must be 0 (automatic) or more, got {self.threads}")
+        whole = isinstance(self.threads, (int, np.integer))
+        if not whole or not 0 <= self.threads <= MOST_THREADS:
+            raise ConfigError(
+                f"threads must be a whole number from 0 (automatic) to {MOST_THREADS}, got {self.threads!r}; this "
+                f"machine has {os.cpu_count()} processors"
+            )
 
 
 def set_default_threads(threads: int) -> None:
     """Threads of every session opened from now on without a number of its own, and of OpenCV; 0 means automatic.
 
     Raises:
-        ConfigError: a negative number.
+        ConfigError: see :class:`SessionOptions`.
     """
     global _default_threads
     _default_threads = SessionOptions(threads).threads
@@ -96,7 +103,7 @@ def open_session(model: ModelRecord | bytes, threads: int = 0) -> Session:
 
     Raises:
         ModelError: the weights are missing, damaged, or not an ONNX model.
-        ConfigError: a negative number of threads.
+        ConfigError: a number of threads that :class:`SessionOptions` refuses.
     """
     chosen = SessionOptions(threads)
     content, name = (read_model(model), model.name) if isinstance(model, ModelRecord) else (model, "model from memory")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from facekd import runtime
 from facekd.errors import ConfigError, ModelError
-from facekd.runtime import SessionOptions, open_model, open_session, set_default_threads
+from facekd.runtime import MOST_THREADS, SessionOptions, open_model, open_session, set_default_threads
 from facekd.zoo import find_model, read_model
 
 
@@ -40,10 +42,18 @@ def test_threads(fake_zoo: Path, own: int, default: int, used: int) -> None:
         assert cv2.getNumThreads() == default
 
 
-def test_negative_threads(fake_zoo: Path) -> None:
-    for wrong in (lambda: SessionOptions(-1), lambda: set_default_threads(-2), lambda: open_session(b"", threads=-1)):
-        with pytest.raises(ConfigError, match="threads"):
-            wrong()
+@pytest.mark.parametrize("threads", [-1, MOST_THREADS + 1, 100_000, 1.5, float("nan"), "2", None])
+def test_no_number_of_threads(threads: Any) -> None:
+    calls = (SessionOptions, set_default_threads, lambda number: open_session(b"", threads=number))
+    for call in calls:
+        with pytest.raises(ConfigError, match=rf"threads must be a whole number .* got {re.escape(repr(threads))}"):
+            call(threads)
+
+
+def test_numbers_of_threads() -> None:
+    assert MOST_THREADS >= 256
+    for threads in (0, 1, MOST_THREADS, np.int64(2)):
+        assert SessionOptions(threads).threads == threads
 
 
 def test_bad_models_and_inputs(fake_zoo: Path) -> None:

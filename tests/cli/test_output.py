@@ -292,6 +292,11 @@ def test_the_version_is_known_without_an_installation(
     assert capsys.readouterr().out == f"facekd {facekd.__version__}\n"
 
 
+def test_more_threads_than_any_machine_wants_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["zoo", "show", "--threads", "100000", "--json"]) == 2
+    assert "threads must be a whole number" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_interruption_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "build_app", lambda: _app_that_raises(KeyboardInterrupt()))
     assert cli.run([]) == ExitCode.INTERRUPTED

@@ -19,6 +19,7 @@ from facekd.gallery.gallery import Gallery
 from facekd.gallery.maintenance import check, is_encrypted
 from facekd.gallery.records import NoGallery
 from facekd.gallery.sealing import KeySource
+from facekd.gallery.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Restored:
 
     Attributes:
         people, templates, encrypted: what the gallery is now.
-        damaged: where the damaged gallery that lay there before is now; None where there was none.
+        damaged: where the gallery that lay there before is kept, if it was damaged.
     """
 
     people: int
@@ -50,16 +51,8 @@ def backup(gallery: Gallery, path: str | os.PathLike[str]) -> int:
     store, target = gallery.file_store("a backup"), Path(path)
     if target.exists():
         raise ConfigError(f"{target} exists: name another file for the backup, or move this one away")
-    partial = _private_part(target)
-    try:
-        with explained(store.path), store.reading(), closing(sqlite3.connect(partial)) as copy:
-            store.connection.sqlite.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a WAL beside it
-        with _writing_to(target):
-            _settle(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with store.reading():
+        _copy(store.connection, target)
     return target.stat().st_size
 
 
@@ -68,14 +61,15 @@ def restore(
 ) -> Restored:
     """Put a backup in the place of a gallery.
 
-    A readable gallery is replaced in one transaction, also while other processes have it open: they go on with the
-    restored state. A damaged one is moved aside (``people.db.damaged-DATE``) and replaced as a file: stop the processes
-    that have it open first. Whatever is no gallery is left alone.
+    A gallery that opens is replaced in one transaction, also while other processes have it open: they go on with the
+    restored state. If any part of it is damaged, a copy is kept beside it first (``people.db.damaged-DATE``). One that
+    does not open is moved there and replaced as a file: stop the processes that have it open first. Whatever is no
+    gallery is left alone.
 
     Args:
         backup_path: made by :func:`backup`; it is checked first and never changed.
         path: the gallery to replace; it need not exist.
-        key: of an encrypted backup.
+        key: of an encrypted backup. In an encrypted gallery of another key, damage to single records is not seen.
 
     Raises:
         ConfigError: there is no backup, or the gallery is encrypted and the backup is not.
@@ -109,7 +103,7 @@ def restore(
                 store.note_reload()
                 store.log(copy.now(), "restore", {"templates": health.templates})
             store.connection.erase_leftovers(vacuum=False)
-        damaged = None
+        damaged = _keep_damaged(target, key if sealed else None)
         with _writing_to(target):
             # Before the file: killed in between, the restored gallery must not find an index of what it replaced.
             cache.drop(target)
@@ -139,15 +133,10 @@ def _holds_sealed(target: Path) -> bool:
 
 
 def _move_aside(target: Path) -> Path | None:
-    """Keep a damaged gallery under another name: somebody may yet save people from it, or must delete it."""
+    """Keep a gallery that does not open under another name."""
     if not target.exists() or target.stat().st_size == 0:
         return None
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = target.with_name(f"{target.name}.damaged-{stamp}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = target.with_name(f"{target.name}.damaged-{stamp}-{number}")
+    aside = _name_aside(target)
     try:
         os.link(target, aside)  # killed before the new file is there, the old one still is
     except OSError:  # a file system without hard links
@@ -157,6 +146,65 @@ def _move_aside(target: Path) -> Path | None:
         wal.replace(aside.with_name(aside.name + "-wal"))
     target.with_name(target.name + "-shm").unlink(missing_ok=True)
     return aside
+
+
+def _keep_damaged(target: Path, key: KeySource | None) -> Path | None:
+    """Copy a gallery that opens, but is damaged in some part: it may hold people whom the backup does not know."""
+    with _readable(target) as connection:
+        if connection is None or _is_whole(connection, key):
+            return None
+        aside = _name_aside(target)
+        _copy(connection, aside)
+    return aside
+
+
+def _is_whole(connection: Connection, key: KeySource | None) -> bool:
+    """Whether all pages of a gallery are in order, and all its records, as far as the key opens them."""
+    try:
+        with connection.reading() as sqlite:
+            if sqlite.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+                return False
+        opened = Store.open(connection.path, contract=None, dimension=0, create=False, key=key, timeout_s=10.0)
+    except GalleryError as error:
+        return key is not None and not is_damage(error)  # another key than the backup's
+    except (TypeError, ValueError):  # the model's name is no text, or the dimension no number
+        return False
+    with closing(opened) as store:
+        try:
+            with store.reading():
+                for _ in store.templates():
+                    pass
+            return not store.faults(None)
+        except (GalleryError, TypeError, ValueError):
+            return False
+
+
+def _name_aside(target: Path) -> Path:
+    """A free name for a damaged gallery: somebody may yet save people from it, or must delete it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    aside = target.with_name(f"{target.name}.damaged-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = target.with_name(f"{target.name}.damaged-{stamp}-{number}")
+    return aside
+
+
+def _copy(connection: Connection, target: Path) -> None:
+    """Write the pages of one moment to a new file, complete or not at all.
+
+    Through SQLite: a process that opens and closes the file itself gives up the locks that it holds on it.
+    """
+    partial = _private_part(target)
+    try:
+        with explained(connection.path), connection.reading() as sqlite, closing(sqlite3.connect(partial)) as copy:
+            sqlite.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a WAL beside it
+        with _writing_to(target):
+            _settle(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -197,7 +245,7 @@ def _journal_end(target: Path) -> int:
 
 
 def _overwrite(partial: Path, target: Path) -> bool:
-    """Copy over a readable gallery in one transaction; False where there is none."""
+    """Copy over a gallery that opens in one transaction; False where there is none."""
     with _readable(target) as connection:
         if connection is None:
             return False
@@ -208,7 +256,7 @@ def _overwrite(partial: Path, target: Path) -> bool:
 
 @contextmanager
 def _readable(target: Path) -> Iterator[Connection | None]:
-    """A gallery's connection; None where there is no gallery, or a damaged one.
+    """A gallery's connection; None where there is no gallery, or one too damaged to open.
 
     Raises:
         GalleryError: it is there and cannot be opened now: what others may be using must not be replaced as a file.
@@ -219,6 +267,7 @@ def _readable(target: Path) -> Iterator[Connection | None]:
         connection = Connection(target, create=False, timeout_s=10.0)
         with connection.reading() as sqlite:
             sqlite.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
+            sqlite.execute("SELECT hex(value) FROM meta").fetchall()  # in hexadecimal: it may be no text any more
     except GalleryError as error:
         if connection is not None:
             connection.close()

@@ -17,7 +17,7 @@ from facekd.gallery.connection import Connection
 from facekd.gallery.fusion import fused_embedding, parts_of
 from facekd.gallery.gallery import Gallery
 from facekd.gallery.records import UNIT_TOLERANCE, Health, Templates, check_templates
-from facekd.gallery.sealing import KeySource
+from facekd.gallery.sealing import KeySource, check_key_source
 
 REEMBED_BATCH = 64
 
@@ -83,7 +83,11 @@ def rotate_key(gallery: Gallery, key: KeySource) -> bool:
     Returns:
         False where records as they were, in the clear or under the old key, are still in the gallery's files, because
         another process reads an older state or writes: :func:`check` finishes the job.
+
+    Raises:
+        ConfigError: what ``key`` gives is no 256-bit key.
     """
+    check_key_source(key)
     store = gallery.file_store("encryption")
     with store.writing():
         store.seal_under(key)

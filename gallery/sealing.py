@@ -73,11 +73,17 @@ class AesSealer:
         key: the owner's 32 bytes.
         salt: this gallery's salt; a rotation draws a new one.
         gallery: the gallery's identifier, part of every record's associated data.
+
+    Raises:
+        ConfigError: the key is not 32 bytes. HKDF would take any, and a password that it took is soon guessed.
     """
 
     name = "aes-256-gcm"
 
     def __init__(self, key: bytes, salt: bytes, gallery: str) -> None:
+        if not isinstance(key, (bytes, bytearray)) or len(key) != KEY_BYTES:
+            given = f"{len(key)} bytes" if isinstance(key, (bytes, bytearray)) else type(key).__name__
+            raise _no_key(f"what key= returned ({given})", "return 32 bytes, or let key_from_text read")
         derived = HKDF(algorithm=hashes.SHA256(), length=2 * KEY_BYTES, salt=salt, info=b"facekd gallery 1").derive(key)
         self._cipher = AESGCM(derived[:KEY_BYTES])
         self._check = derived[KEY_BYTES:]
@@ -122,11 +128,28 @@ def key_from_text(text: str, origin: str) -> bytes:
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != KEY_BYTES:
-        raise ConfigError(
-            f"{origin} does not hold a 256-bit key: write 64 hexadecimal digits or base64 of 32 bytes, "
-            "for example the output of `openssl rand -hex 32`"
-        )
+        raise _no_key(origin, "write")
     return key
+
+
+def check_key_source(key: KeySource | None) -> None:
+    """Refuse a key itself in the place of what gives it.
+
+    Raises:
+        ConfigError: ``key`` cannot be called.
+    """
+    if key is not None and not callable(key):
+        raise ConfigError(
+            f"key must be a function that returns the 256-bit key, got {type(key).__name__}: hand over "
+            "key_from_file(…), key_from_environment(), or a function of your own"
+        )
+
+
+def _no_key(origin: str, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"{origin} does not hold a 256-bit key: {remedy} 64 hexadecimal digits or base64 of 32 bytes, "
+        "for example the output of `openssl rand -hex 32`"
+    )
 
 
 def key_from_file(path: str | os.PathLike[str]) -> KeySource:

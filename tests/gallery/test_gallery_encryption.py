@@ -251,3 +251,17 @@ def test_a_rotation_says_when_a_reader_keeps_what_lay_in_the_clear(open_gallery,
     assert check(gallery).erased
     assert vectors[0].tobytes() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert rotate_key(gallery, _old)
+
+
+@pytest.mark.parametrize(
+    "key", [lambda: b"", lambda: b"password", b"k" * 32, "k" * 32], ids=["empty", "password", "bytes", "text"]
+)
+def test_what_is_no_key_encrypts_nothing(open_gallery, vectors, tmp_path, key):
+    with pytest.raises(ConfigError, match="256-bit key"):
+        open_gallery(tmp_path / "new.db", key=key)
+    gallery = open_gallery()
+    gallery.enrol("Ada", vectors[:1])
+    with pytest.raises(ConfigError, match="256-bit key"):
+        rotate_key(gallery, key)
+    assert not is_encrypted(tmp_path / "gallery.db")
+    assert gallery.identify(vectors[0]).person == "Ada"

@@ -66,6 +66,18 @@ def test_what_is_no_key_is_refused_without_being_shown(tmp_path, text):
         key_from_file(tmp_path / "absent")()
 
 
+@pytest.mark.parametrize("key", [b"", b"password", bytes(31), bytes(33), KEY.hex(), None], ids=repr)
+def test_a_key_of_another_length_seals_nothing(key):
+    with pytest.raises(ConfigError, match="256-bit") as caught:
+        AesSealer(key, b"salt" * 4, "gallery one")
+    assert "password" not in str(caught.value)
+
+
+def test_a_key_may_come_as_bytes_that_can_be_wiped():
+    record = AesSealer(bytearray(KEY), b"salt" * 4, "gallery one").seal(b"template", "templates/1/1")
+    assert SEALERS[1].unseal(record, "templates/1/1") == b"template"
+
+
 def test_a_key_from_the_environment(monkeypatch):
     monkeypatch.delenv("FACEKD_GALLERY_KEY", raising=False)
     assert key_from_environment() is None

@@ -42,7 +42,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             values = len(row) - 1 + len(surplus) if surplus else sum(value is not None for value in row.values())
             raise DataError(
                 f"{path}, line {number}: {values} values, the header names {len(reader.fieldnames or ())} columns; "
-                "the file may have been cut off while it was copied"
+                + ("a value with a comma needs quotes" if surplus else "was the file cut off while it was copied?")
             )
         crop = (row.get("shard", ""), row["file"])  # counted twice it would be a mated pair with itself
         if (earlier := seen.setdefault(crop, number)) != number:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from facekd.runtime import set_default_threads
     from facekd.video import Video
 
+    __version__: str
+
 __all__ = [
     "Calibration",
     "ConfigError",
@@ -106,17 +108,19 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        try:
-            return version("facekd")
-        except PackageNotFoundError:
-            return "0+unknown"  # a clone that is not installed
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'facekd' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that sees it takes every misspelt name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            try:
+                return version("facekd")
+            except PackageNotFoundError:
+                return "0+unknown"  # a clone that is not installed
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'facekd' has no attribute {name!r}; it has {', '.join(__all__)}")
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,12 @@ def test_public_names() -> None:
     assert facekd.__version__
     with pytest.raises(AttributeError, match=r"Detektor.*Detector"):
         facekd.Detektor  # noqa: B018
+
+
+def test_a_type_checker_sees_the_names_that_there_are_and_no_others() -> None:
+    body = ast.parse(Path(facekd.__file__).read_text(encoding="utf-8")).body
+    assert not [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+    (shown,) = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    names = {name.name for node in shown.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert names == set(facekd.__all__)
+    assert "__version__: str" in map(ast.unparse, shown.body)

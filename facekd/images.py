@@ -30,7 +30,7 @@ from PIL import ExifTags, Image
 from facekd.errors import ConfigError, ImageError
 from facekd.whole_files import whole_file
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]
 """What a picture may be handed in as: a path, the bytes of a file, a PIL image, or an array in RGB order."""
 
 # Only formats that people keep photographs in: each further decoder of Pillow is a risk (EPS would start a program).

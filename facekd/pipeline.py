@@ -105,7 +105,8 @@ class FacePipeline:
             ImageError: a picture cannot be used.
             ModelError: a model fails.
         """
-        if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        single = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike))
+        if single or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise ConfigError("analyze_batch takes photographs in a list: for one there is analyze")
         pictures = [load_image(image) for image in images]
         found = [

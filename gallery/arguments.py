@@ -13,7 +13,8 @@ from PIL import Image
 
 from facekd.errors import ConfigError
 from facekd.gallery.admission import AnyTemplate
-from facekd.gallery.policy import FaceLike
+from facekd.gallery.calibration import Calibration
+from facekd.gallery.policy import EnrolmentPolicy, FaceLike
 from facekd.gallery.records import NewTemplate
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Probe = FaceLike | npt.NDArray[np.float32]
 T = TypeVar("T")
+
+LONGEST_WAIT_S = 86_400
+"""A day; SQLite counts milliseconds in 32 bits."""
 
 
 def faces_of(faces: Sequence[AnyTemplate]) -> list[AnyTemplate]:
@@ -47,6 +51,39 @@ def probes_of(probes: Sequence[Probe]) -> list[Probe]:
         if not isinstance(probe, np.ndarray):
             _check_face(probe)
     return several
+
+
+def check_opening(
+    location: object,
+    contract: object,
+    dimension: object,
+    calibration: object,
+    policy: object,
+    timeout_s: object,
+    clock: object,
+) -> None:
+    """Check what :meth:`Gallery.open` is given, before anything is opened or made.
+
+    Raises:
+        ConfigError: one is not what it must be.
+    """
+    if not isinstance(location, (str, os.PathLike)) or not isinstance(os.fspath(location), str):
+        raise ConfigError(f"a gallery's location must be a path or an address, got {location!r}")
+    if contract is not None and (not isinstance(contract, str) or not contract):
+        raise ConfigError(f"contract must be the embedder's contract id (Embedder.contract), got {contract!r}")
+    if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
+        raise ConfigError(f"dimension must be the length of an embedding, 1 or more, got {dimension!r}")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ConfigError(
+            f"calibration must be a Calibration, got {calibration!r}: read it with Calibration.load(path)"
+        )
+    if policy is not None and not isinstance(policy, EnrolmentPolicy):
+        raise ConfigError(f"policy must be an EnrolmentPolicy, got {policy!r}")
+    number = isinstance(timeout_s, (Real, np.number)) and not isinstance(timeout_s, bool)
+    if not number or not 0 <= timeout_s <= LONGEST_WAIT_S:  # type: ignore[operator]
+        raise ConfigError(f"timeout_s must be 0 to {LONGEST_WAIT_S} seconds, got {timeout_s!r}")
+    if not callable(clock):
+        raise ConfigError(f"clock must be a function that returns the time, got {clock!r}")
 
 
 def check_numbers(**numbers: float | None) -> None:

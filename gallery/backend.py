@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.gallery.decision import Candidate
-from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates
+from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates, spellings
 
 NOBODY = -1
 """In place of a person's number where there are fewer templates than were asked for."""
@@ -121,6 +121,16 @@ class PeopleIndex(Protocol):
 
     def close(self) -> None:
         """Write what saves time at the next opening."""
+
+
+def person_named(store: TemplateStore, name: str) -> Person | None:
+    """Somebody by name, also one that would not be taken any more but is there. Called inside a view or a change.
+
+    Raises:
+        ConfigError: nobody can have that name.
+    """
+    found = (store.person(spelling) for spelling in spellings(name))
+    return next((person for person in found if person is not None), None)
 
 
 def people_by_score(

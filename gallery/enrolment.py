@@ -117,7 +117,7 @@ def enrol_photographs(
         ConfigError: the name is not valid, or there is no photograph.
     """
     policy = policy or gallery.policy
-    name = check_name(person)
+    name = gallery.name_for(person)
     photographs = photographs_of(photographs)
     if not photographs:
         raise ConfigError(f"there is no photograph of {name!r} to enrol: name at least one")

@@ -25,9 +25,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facekd.errors import ConfigError, DataError, FacekdError
+from facekd.gallery.backend import person_named
 from facekd.gallery.fusion import planned
 from facekd.gallery.records import (
     NewTemplate,
+    Person,
     StoredTemplate,
     Templates,
     check_contract,
@@ -149,10 +151,13 @@ def import_gallery(gallery: Gallery, path: str | os.PathLike[str], *, merge: boo
     check_contract(gallery.location, gallery.contract, table.contract)
     store, now = gallery.store, gallery.now()
     entries: dict[str, list[PersonRows]] = {}
-    for entry in table.people:
-        entries.setdefault(check_name(entry.name), []).append(entry)
+    known: dict[str, Person | None] = {}
     with store.writing():
-        known = {name: store.person(name) for name in entries}
+        for entry in table.people:
+            person = person_named(store, entry.name)
+            name = person.name if person else check_name(entry.name)
+            entries.setdefault(name, []).append(entry)
+            known[name] = person
         if not merge and (present := [name for name, person in known.items() if person]):
             raise ConfigError(
                 f"{present[0]!r} is already enrolled: import with --merge to add templates, or rename first"

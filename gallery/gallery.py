@@ -14,8 +14,8 @@ import numpy as np
 
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
-from facekd.gallery.arguments import Probe, check_numbers, faces_of, probes_of
-from facekd.gallery.backend import PeopleIndex, TemplateStore
+from facekd.gallery.arguments import Probe, check_numbers, check_opening, faces_of, probes_of
+from facekd.gallery.backend import PeopleIndex, TemplateStore, person_named
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import (
     ACCESS_FPIR,
@@ -42,7 +42,7 @@ from facekd.gallery.records import (
     check_template,
     check_templates,
 )
-from facekd.gallery.sealing import KeySource
+from facekd.gallery.sealing import KeySource, check_key_source
 from facekd.gallery.store import Store
 
 if TYPE_CHECKING:
@@ -114,9 +114,12 @@ class Gallery:
             clock: gives the time of changes; tests pass their own.
 
         Raises:
+            ConfigError: an argument is not what it must be; nothing was opened or made.
             GalleryError: no such gallery, damaged, locked, not reached, of another model, or its key is wrong or
                 missing.
         """
+        check_opening(location, contract, dimension, calibration, policy, timeout_s, clock)
+        check_key_source(key)
         store, index = open_backend(
             parse_location(location),
             contract=contract,
@@ -216,6 +219,16 @@ class Gallery:
         with self._store.reading():
             return self._store.people()
 
+    def name_for(self, person: str) -> str:
+        """The name under which somebody is stored, or would be.
+
+        Raises:
+            ConfigError: nobody is enrolled under that name, and nobody can be.
+        """
+        with self._store.reading():
+            known = person_named(self._store, person)
+        return known.name if known else check_name(person)
+
     def record(self, person: str) -> PersonRecord:
         """What there is of one person, damaged templates included.
 
@@ -263,12 +276,12 @@ class Gallery:
         Raises:
             ConfigError: the name, a face or an embedding is not valid; nothing was stored.
         """
-        name = check_name(person)
         admission = Admission(policy or self.policy, self.dimension)
         admission.look(faces_of(faces))
         with self._store.writing():
             self._live.refresh()
-            known = self._store.person(name)
+            known = person_named(self._store, person)
+            name = known.name if known else check_name(person)
             admission.compare(self._store.templates_of(known.number) if known else [])
             if templates := admission.templates:
                 nearest = self._live.candidates(np.stack([template.embedding for template in templates]))
@@ -447,8 +460,9 @@ class Gallery:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> Person:
-        known = self._store.person(check_name(name))
+        known = person_named(self._store, name)
         if known is None:
+            check_name(name)  # says why there is nobody of that name
             raise UnknownPerson(f"nobody named {name!r} is enrolled: see `facekd people list`")
         return known
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
+from facekd.gallery.names import has_visible, hidden_character
 
 Templates = npt.NDArray[np.float32]
 
@@ -34,7 +35,7 @@ class Person:
     """Somebody enrolled.
 
     Attributes:
-        name: as given at enrolment, in Unicode form NFC.
+        name: as given at enrolment, in Unicode form NFC, with single spaces.
         templates: how many templates the gallery holds of the person.
         created: UTC time of the first enrolment, ISO 8601.
         number: the person's number in this gallery; never given to anybody else, also after removal.
@@ -160,23 +161,45 @@ def check_contract(location: str | os.PathLike[str], stored: str, wanted: str) -
 
 
 def check_name(name: str) -> str:
-    """Return a person's name in the one form in which it is stored.
+    """Return the name of somebody new in the one form in which it is stored.
 
     Args:
-        name: 1 to 200 characters after trimming, without control characters; ``é`` as one character or as two
-            is the same name (Unicode NFC).
+        name: 1 to 200 characters after trimming, without control characters and such as cannot be seen
+            (:mod:`facekd.gallery.names`); ``é`` as one character or as two is the same name (Unicode NFC), and
+            all white space is a single space.
 
     Raises:
-        ConfigError: the name is empty, too long, or holds control characters.
+        ConfigError: it is no text, empty, too long, or holds what it must not.
     """
-    tidy = unicodedata.normalize("NFC", name).strip()
-    if not tidy:
-        raise ConfigError(f"a person's name must not be empty (got {name!r})")
-    if len(tidy) > LONGEST_NAME:
-        raise ConfigError(f"a person's name may have {LONGEST_NAME} characters, this one has {len(tidy)}: shorten it")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in tidy):
-        raise ConfigError(f"a person's name must not hold control characters (got {name!r})")
+    given = spellings(name)[0]
+    if (hidden := hidden_character(given)) is not None:
+        code = f"U+{ord(hidden):04X}"
+        raise ConfigError(
+            "a person's name must not hold characters that cannot be seen, or that break or turn the line, got "
+            f"{given.replace(hidden, f'<{code}>')!r} with {code} {unicodedata.name(hidden, '')}: leave it out"
+        )
+    tidy = " ".join(given.split())
+    if not has_visible(tidy):
+        raise ConfigError(f"a person's name must have something to see (got {name!r})")
     return tidy
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """Return how somebody of that name may be stored: by an earlier facekd, with white space as given, or as now.
+
+    Raises:
+        ConfigError: what cannot be stored at all.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"a person's name must be text, got {name!r}")
+    given = unicodedata.normalize("NFC", name).strip()
+    if not given:
+        raise ConfigError(f"a person's name must not be empty (got {name!r})")
+    if len(given) > LONGEST_NAME:
+        raise ConfigError(f"a person's name may have {LONGEST_NAME} characters, this one has {len(given)}: shorten it")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in given):
+        raise ConfigError(f"a person's name must not hold control characters (got {name!r})")
+    return tuple(dict.fromkeys((given, " ".join(given.split()))))
 
 
 def check_template(embedding: npt.ArrayLike, dimension: int) -> Templates:
@@ -199,9 +222,12 @@ def check_templates(embeddings: npt.ArrayLike, dimension: int) -> Templates:
         dimension: what the gallery holds.
 
     Raises:
-        ConfigError: wrong shape, not finite, or not of unit length.
+        ConfigError: no numbers, wrong shape, not finite, or not of unit length.
     """
-    templates = np.ascontiguousarray(np.atleast_2d(np.asarray(embeddings, dtype=np.float32)))
+    given = np.asarray(embeddings)
+    if given.dtype.kind not in "fiu":  # NumPy would turn text into numbers, and cut complex ones to their real part
+        raise ConfigError(f"embeddings must be of real numbers, got {given.dtype}")
+    templates = np.ascontiguousarray(np.atleast_2d(given.astype(np.float32, copy=False)))
     if templates.ndim != 2 or templates.shape[1] != dimension:
         raise ConfigError(f"embeddings must have shape (N, {dimension}), got {np.shape(embeddings)}")
     lengths = np.linalg.norm(templates.astype(np.float64), axis=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facekd import FacePipeline, FaceTracker
+from facekd import FacePipeline, FaceTracker, Gallery
 from facekd.errors import ConfigError, GalleryError
 
 
@@ -59,6 +59,40 @@ def test_a_rate_in_words_is_refused(gallery, unit):
             gallery.identify(unit(1), **wrong)
     with pytest.raises(ConfigError, match="fmr must be a number"):
         gallery.verify("Ada", unit(1), fmr="0.01")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "contract": ["", 5],
+        "dimension": [0, -1, 1.5, "512", True],
+        "calibration": ["calibration.json"],
+        "policy": ["strict"],
+        "key": [b"k" * 32, "k" * 32],
+        "timeout_s": [-1, float("nan"), float("inf"), "5", None, True],
+        "clock": [None, 5],
+    }.items(),
+)
+def test_a_gallery_is_not_opened_with_a_wrong_argument(open_gallery, tmp_path, name, values):
+    for value in values:
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            open_gallery(**{name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("location", [None, 5, b"people.db"])
+def test_a_location_is_a_path_or_an_address(location):
+    with pytest.raises(ConfigError, match="location must be"):
+        Gallery.open(location)
+
+
+@pytest.mark.parametrize("kind", [np.complex64, np.bool_, np.str_, np.object_])
+def test_an_embedding_is_of_real_numbers(gallery, kind):
+    gallery.enrol("Axis", [np.eye(128, dtype=np.float32)[0]])
+    wrong = np.eye(128)[0].astype(kind)
+    for ask in (gallery.identify, lambda probe: gallery.enrol("Grace", [probe])):
+        with pytest.raises(ConfigError, match="real numbers"):
+            ask(wrong)
 
 
 def test_an_empty_gallery_is_no_missing_one(open_gallery):

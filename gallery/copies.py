@@ -63,8 +63,8 @@ def restore(
 
     A gallery that opens is replaced in one transaction, also while other processes have it open: they go on with the
     restored state. If any part of it is damaged, a copy is kept beside it first (``people.db.damaged-DATE``). One that
-    does not open is moved there and replaced as a file: stop the processes that have it open first. Whatever is no
-    gallery is left alone.
+    does not open is moved there and replaced as a file: processes that have it open are refused until they open it
+    again. Whatever is no gallery is left alone.
 
     Args:
         backup_path: made by :func:`backup`; it is checked first and never changed.

@@ -192,8 +192,8 @@ class Connection:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        connection = self.sqlite  # asked for before the lock, which a thread that was not forked would hold for ever
         with self._lock, explained(self.path):
-            connection = self.sqlite
             if self._depth:
                 yield connection
                 return
@@ -221,27 +221,29 @@ class Connection:
             False when another process is reading or writing, when there is no room to rewrite the file, or when
             ``vacuum`` is False: to be tried again later. Nothing is lost then, since the change itself is done.
         """
+        connection = self.sqlite
         with self._lock, explained(self.path):
-            (patience_ms,) = self.sqlite.execute("PRAGMA busy_timeout").fetchone()
+            (patience_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
             try:
                 if vacuum:
-                    self.sqlite.execute("VACUUM")
+                    connection.execute("VACUUM")
                 # While it waits for readers to leave the WAL it keeps every writer out.
-                self.sqlite.execute(f"PRAGMA busy_timeout = {min(patience_ms, EMPTYING_MS)}")
-                busy, _, _ = self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute(f"PRAGMA busy_timeout = {min(patience_ms, EMPTYING_MS)}")
+                busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _LATER:
                     raise
                 return False
             finally:
-                self.sqlite.execute(f"PRAGMA busy_timeout = {patience_ms}")
+                connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
             return vacuum and not busy
 
     def close(self) -> None:
         """Close; the last process to do so empties the WAL."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
-            if os.getpid() == self._process:
-                self._sqlite.close()
+            self._sqlite.close()
 
 
 def _status(path: Path) -> os.stat_result:

@@ -136,3 +136,28 @@ def test_contents_that_are_not_a_gallerys_call_for_a_backup(open_gallery, damage
     gallery.store.connection.sqlite.execute(damage)
     with pytest.raises(GalleryError, match="restore a backup"):
         gallery.people()
+
+
+@on_posix
+def test_a_child_forked_while_a_thread_used_the_gallery_is_told_and_does_not_wait_for_that_thread(open_gallery, unit):
+    gallery = open_gallery()
+    gallery.enrol("Ada", [unit(1)])
+    connection = gallery.store.connection
+    process, connection._process = connection._process, -1  # what a forked child sees
+    said = []
+
+    def child():
+        for operate in OPERATIONS.values():
+            with pytest.raises(GalleryError) as told:
+                operate(gallery, unit(1))
+            said.append(str(told.value))
+        gallery.close()
+
+    with connection._lock:  # held by a thread that the child does not have
+        only_thread = threading.Thread(target=child, daemon=True)
+        only_thread.start()
+        only_thread.join(30)
+        assert not only_thread.is_alive()
+    connection._process = process
+    assert len(said) == len(OPERATIONS)
+    assert all("opened before this process was forked" in text for text in said)

@@ -27,7 +27,7 @@ LONGEST_WAIT_S = 86_400
 """A day; SQLite counts milliseconds in 32 bits."""
 
 
-def faces_of(faces: Sequence[AnyTemplate]) -> list[AnyTemplate]:
+def faces_of(faces: Sequence[AnyTemplate] | npt.NDArray[np.float32]) -> list[AnyTemplate]:
     """Return what is to be enrolled as a list: faces, embeddings (D,) or templates; of an array (N, D) the rows.
 
     Raises:
@@ -40,7 +40,7 @@ def faces_of(faces: Sequence[AnyTemplate]) -> list[AnyTemplate]:
     return several
 
 
-def probes_of(probes: Sequence[Probe]) -> list[Probe]:
+def probes_of(probes: Sequence[Probe] | npt.NDArray[np.float32]) -> list[Probe]:
     """Return probes as a list: faces, or embeddings (D,); of an array (N, D) the rows.
 
     Raises:
@@ -103,7 +103,7 @@ def photographs_of(photographs: Sequence[ImageSource] | ImageSource) -> list[Ima
     Raises:
         ConfigError: it is no photograph and no list.
     """
-    single = isinstance(photographs, (str, os.PathLike, bytes, Image.Image))
+    single = isinstance(photographs, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
     if single or (isinstance(photographs, np.ndarray) and photographs.ndim < 4):
         return [photographs]  # type: ignore[list-item]
     if not isinstance(photographs, Iterable):

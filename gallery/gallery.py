@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
@@ -254,7 +255,7 @@ class Gallery:
     def enrol(
         self,
         person: str,
-        faces: Sequence[AnyTemplate],
+        faces: Sequence[AnyTemplate] | npt.NDArray[np.float32],
         *,
         policy: EnrolmentPolicy | None = None,
     ) -> Enrolment:
@@ -402,7 +403,11 @@ class Gallery:
         return self.identify_many([probe], fpir=fpir, threshold=threshold)[0]
 
     def identify_many(
-        self, probes: Sequence[Probe], *, fpir: float = ACCESS_FPIR, threshold: float | None = None
+        self,
+        probes: Sequence[Probe] | npt.NDArray[np.float32],
+        *,
+        fpir: float = ACCESS_FPIR,
+        threshold: float | None = None,
     ) -> list[Decision]:
         """:meth:`identify` for several probes at once, all on the same state of the gallery."""
         probes = probes_of(probes)

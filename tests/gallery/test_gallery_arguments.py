@@ -1,12 +1,15 @@
 """The mistakes that everybody makes once end in a ConfigError that says what to do, or in what was meant."""
 
+from inspect import signature
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from facekd import FacePipeline, FaceTracker, Gallery
 from facekd.errors import ConfigError, GalleryError
+from facekd.images import ImageSource
 
 
 @pytest.fixture
@@ -39,6 +42,11 @@ def test_what_is_no_list_of_faces_is_not_enrolled(gallery, make_face, unit):
             gallery.enrol("Grace", [wrong])
     assert [person.name for person in gallery.people()] == ["Ada"]
     assert gallery.enrol("Grace", np.stack([unit(2), unit(3)])).enrolled == (0, 1)
+
+
+def test_an_array_of_embeddings_is_of_the_type_that_is_asked_for():
+    asked = signature(Gallery.enrol).parameters["faces"], signature(Gallery.identify_many).parameters["probes"]
+    assert ["NDArray[np.float32]" in parameter.annotation for parameter in asked] == [True, True]
 
 
 def test_what_is_no_face_is_not_identified(gallery, make_face, unit):
@@ -105,7 +113,19 @@ def test_a_pipeline_says_what_it_is_made_of(name):
         FacePipeline(**{name: name})
 
 
-@pytest.mark.parametrize("one", ["photograph.jpg", Path("photograph.jpg"), np.zeros((40, 40, 3), np.uint8)])
+BUFFERS = [bytearray(b"\xff\xd8"), memoryview(b"\xff\xd8")]
+
+
+@pytest.mark.parametrize("photograph", BUFFERS)
+def test_a_buffer_is_one_photograph_and_not_one_a_byte(gallery, make_face, make_pipeline, unit, photograph):
+    report = gallery.enrol_photographs("Grace", photograph, make_pipeline({str(photograph): [make_face(unit(2))]}))
+    assert [photo.path for photo in report.enrolled] == ["photograph 1"]
+    assert type(photograph) in get_args(ImageSource)
+
+
+@pytest.mark.parametrize(
+    "one", ["photograph.jpg", Path("photograph.jpg"), np.zeros((40, 40, 3), np.uint8), b"\xff\xd8", *BUFFERS]
+)
 def test_one_photograph_is_no_batch(one):
     with pytest.raises(ConfigError, match="in a list"):
         FacePipeline.analyze_batch(object(), one)

@@ -172,6 +172,7 @@ def _is_whole(connection: Connection, key: KeySource | None) -> bool:
     with closing(opened) as store:
         try:
             with store.reading():
+                store.people()
                 for _ in store.templates():
                     pass
             return not store.faults(None)
@@ -267,13 +268,16 @@ def _readable(target: Path) -> Iterator[Connection | None]:
         connection = Connection(target, create=False, timeout_s=10.0)
         with connection.reading() as sqlite:
             sqlite.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
-            sqlite.execute("SELECT hex(value) FROM meta").fetchall()  # in hexadecimal: it may be no text any more
-    except GalleryError as error:
+            sqlite.execute(
+                "SELECT hex(key), hex(value) FROM meta"
+            ).fetchall()  # in hexadecimal: it may be no text any more
+    except (GalleryError, UnicodeDecodeError) as error:  # the latter of names of tables that are none any more
         if connection is not None:
             connection.close()
-        if not (isinstance(error, NoGallery) or is_damage(error)):
+        damaged = isinstance(error, UnicodeDecodeError) or is_damage(error)
+        if not (isinstance(error, NoGallery) or damaged):
             raise
-        if is_damage(error) and not marked_as_gallery(target):
+        if damaged and not marked_as_gallery(target):
             raise GalleryError(
                 f"{target} is no gallery, or its beginning is damaged: check the path; if this is the gallery, move "
                 "the file away and restore again"

@@ -57,6 +57,18 @@ def test_a_gallery_damaged_on_any_page_is_replaced_and_kept(restore_over, page):
     assert kept.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"tablepeoplepeople", b"table\xffeoplepeople"), (b"meta (key ", b"meta (kez ")], ids=ascii
+)
+def test_a_gallery_with_a_damaged_schema_is_replaced_and_kept(restore_over, before, after):
+    def damage(content):
+        start = content.index(before)
+        content[start : start + len(before)] = after
+
+    kept, content = restore_over(damage)
+    assert kept.read_bytes() == content
+
+
 @pytest.mark.parametrize("key", [None, _old])
 def test_a_single_damaged_record_is_enough(restore_over, tmp_path, key):
     def damage(content):

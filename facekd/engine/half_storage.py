@@ -42,9 +42,7 @@ def halve_weights(content: bytes) -> bytes:
         values = numpy_helper.to_array(item)
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= LARGEST:
-            raise ModelError(
-                f"the weight {item.name!r} reaches {largest:g}, and float16 ends at 65504: keep it whole"
-            )
+            raise ModelError(f"the weight {item.name!r} reaches {largest:g}, and float16 ends at 65504: keep it whole")
         name = item.name
         item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + SUFFIX))
         casts.append(helper.make_node("Cast", [name + SUFFIX], [name], to=onnx.TensorProto.FLOAT))

@@ -127,7 +127,7 @@ class DenseResNet(nn.Module):
         self,
         dimension: int = 512,
         widths: Sequence[int] = (32, 64, 128, 256),
-        blocks: Sequence[int] = (0, 2, 5, 1),
+        blocks: Sequence[int] = (0, 2, 5, 2),
         separable: int = 0,
         size: int = 112,
     ) -> None:

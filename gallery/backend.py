@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekd.gallery.decision import Candidate
-from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates, spellings
+from facekd.gallery.records import NewTemplate, Person, StoredTemplate, Templates, check_name, spellings
 
 NOBODY = -1
 """In place of a person's number where there are fewer templates than were asked for."""
@@ -131,6 +131,16 @@ def person_named(store: TemplateStore, name: str) -> Person | None:
     """
     found = (store.person(spelling) for spelling in spellings(name))
     return next((person for person in found if person is not None), None)
+
+
+def person_and_name(store: TemplateStore, name: str) -> tuple[Person | None, str]:
+    """Somebody by name, and the name under which they are stored, or would be. Called inside a view or a change.
+
+    Raises:
+        ConfigError: nobody is enrolled under that name, and nobody can be.
+    """
+    person = person_named(store, name)
+    return person, person.name if person else check_name(name)
 
 
 def people_by_score(

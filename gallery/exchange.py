@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facekd.errors import ConfigError, DataError, FacekdError
-from facekd.gallery.backend import person_named
+from facekd.gallery.backend import person_and_name
 from facekd.gallery.fusion import planned
 from facekd.gallery.records import (
     NewTemplate,
@@ -154,8 +154,7 @@ def import_gallery(gallery: Gallery, path: str | os.PathLike[str], *, merge: boo
     known: dict[str, Person | None] = {}
     with store.writing():
         for entry in table.people:
-            person = person_named(store, entry.name)
-            name = person.name if person else check_name(entry.name)
+            person, name = person_and_name(store, entry.name)
             entries.setdefault(name, []).append(entry)
             known[name] = person
         if not merge and (present := [name for name, person in known.items() if person]):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from facekd.errors import ConfigError, GalleryError
 from facekd.gallery.admission import Admission, AnyTemplate, Enrolment
 from facekd.gallery.arguments import Probe, check_numbers, check_opening, faces_of, probes_of
-from facekd.gallery.backend import PeopleIndex, TemplateStore, person_named
+from facekd.gallery.backend import PeopleIndex, TemplateStore, person_and_name, person_named
 from facekd.gallery.calibration import Calibration, shipped_calibration
 from facekd.gallery.decision import (
     ACCESS_FPIR,
@@ -227,8 +227,7 @@ class Gallery:
             ConfigError: nobody is enrolled under that name, and nobody can be.
         """
         with self._store.reading():
-            known = person_named(self._store, person)
-        return known.name if known else check_name(person)
+            return person_and_name(self._store, person)[1]
 
     def record(self, person: str) -> PersonRecord:
         """What there is of one person, damaged templates included.
@@ -281,8 +280,7 @@ class Gallery:
         admission.look(faces_of(faces))
         with self._store.writing():
             self._live.refresh()
-            known = person_named(self._store, person)
-            name = known.name if known else check_name(person)
+            known, name = person_and_name(self._store, person)
             admission.compare(self._store.templates_of(known.number) if known else [])
             if templates := admission.templates:
                 nearest = self._live.candidates(np.stack([template.embedding for template in templates]))

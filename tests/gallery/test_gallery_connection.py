@@ -21,6 +21,14 @@ def _move(path, to):
         part.rename(to / part.name)
 
 
+def _left_behind(open_gallery, unit, tmp_path):
+    """A gallery that is open while its file is moved into a folder beside."""
+    door = open_gallery()
+    door.enrol("Ada", [unit(1)])
+    _move(tmp_path / "gallery.db", tmp_path / "old")
+    return door
+
+
 OPERATIONS = {
     "identify": lambda gallery, probe: gallery.identify(probe),
     "people": lambda gallery, probe: gallery.people(),
@@ -34,9 +42,7 @@ every_operation = pytest.mark.parametrize("operate", OPERATIONS.values(), ids=OP
 @on_posix
 @every_operation
 def test_a_gallery_whose_file_was_replaced_is_refused(open_gallery, unit, tmp_path, operate):
-    door = open_gallery()
-    door.enrol("Ada", [unit(1)])
-    _move(tmp_path / "gallery.db", tmp_path / "old")
+    door = _left_behind(open_gallery, unit, tmp_path)
     with open_gallery() as anew:
         anew.enrol("Joan", [unit(2)])
     with pytest.raises(GalleryError, match="replaced by another file since it was opened: open it again"):
@@ -48,9 +54,7 @@ def test_a_gallery_whose_file_was_replaced_is_refused(open_gallery, unit, tmp_pa
 @on_posix
 @every_operation
 def test_a_gallery_whose_file_is_gone_is_refused_until_it_is_back(open_gallery, unit, tmp_path, operate):
-    door = open_gallery()
-    door.enrol("Ada", [unit(1)])
-    _move(tmp_path / "gallery.db", tmp_path / "old")
+    door = _left_behind(open_gallery, unit, tmp_path)
     with pytest.raises(GalleryError, match="is gone since it was opened"):
         operate(door, unit(1))
     for part in (tmp_path / "old").iterdir():

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from facekd.distill.settings import DistillSettings
 from facekd.engine.settings import Fraction, Section, TrainingSettings, WeightsFile
@@ -30,6 +30,9 @@ class NetworkSettings(Section):
         init: ONNX file to start from instead of noise (an earlier run's ``best.onnx``), or a model of the zoo.
         init_options: options of the dense ResNet in ``init``, where they differ: fewer blocks (those that it lacks
             start as identities), or basic ones where the student has separable ones (those start as their shortcuts).
+        frozen: parts of the student, by their names in it (``stem``, ``body.0``), that stay as ``init`` has them until
+            ``thaw``: what is new in it first learns to work with what is not, at a fraction of the cost.
+        thaw: share of the schedule from which they learn, too; 1 leaves them as they are.
     """
 
     backbone: str = "dense_resnet"
@@ -39,6 +42,8 @@ class NetworkSettings(Section):
     space_teacher: str = ""
     init: WeightsFile | None = None
     init_options: dict[str, Any] | None = None
+    frozen: tuple[str, ...] = ()
+    thaw: Fraction = 1.0
 
     @field_validator("backbone")
     @classmethod
@@ -46,6 +51,12 @@ class NetworkSettings(Section):
         if name not in BACKBONES:
             raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
         return name
+
+    @model_validator(mode="after")
+    def _frozen_weights_are_somebodys(self) -> NetworkSettings:
+        if self.frozen and self.init is None:
+            raise ValueError("frozen keeps parts of the weights in init, and there is no init")
+        return self
 
 
 class DataSettings(Section):

@@ -34,6 +34,7 @@ from facekd.recognition.data.shards import FaceSet
 from facekd.recognition.data.sources import read_training, read_validation
 from facekd.recognition.data.stored_teacher import require_one_teacher
 from facekd.recognition.embedder_recipe import NetworkSettings, Recipe
+from facekd.recognition.frozen import FrozenParts
 from facekd.recognition.kept_answers import (
     KeptAnswers,
     as_teachers,
@@ -88,6 +89,7 @@ class EmbedderTask:
         self.student: nn.Module = BACKBONES[network.backbone](dimension=network.dimension, **network.options)
         if network.init is not None:
             _load(self.student, network, network.init)
+        self._frozen = FrozenParts(self.student, network.frozen, network.thaw)
         if network.space == "teacher":
             self._space = the_one(
                 self.kept, network.space_teacher, "network.space = 'teacher'", "network.space_teacher"
@@ -157,8 +159,11 @@ class EmbedderTask:
             crops = F.interpolate(
                 crops.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
             )
-        # A look without gradients (at shapes) is not worth minutes of compiling.
-        network = self.called if torch.is_grad_enabled() else self.student
+        if torch.is_grad_enabled():
+            network = self.called
+            self._frozen.hold(progress)
+        else:  # a look at shapes, before there is an optimiser: not worth minutes of compiling
+            network = self.student
         embeddings = network(crops.contiguous(memory_format=torch.channels_last)).float()
         if not recipe.margin.weight:
             return {}

@@ -72,6 +72,8 @@ class Curve(_Frozen):
     people: int = Field(ge=0)
     pairs: int = Field(ge=0)
     """Non-mated comparisons."""
+    effective: int | None = Field(default=None, gt=0)
+    """How many of equal weight would show a rate as exactly as these do, among which some weigh more than others."""
     mated_pairs: int = Field(default=0, ge=0)
     non_mated_histogram: tuple[int, ...] = ()
     """Non-mated comparisons by cosine, in equal bins over -1..1, weighed as in the points; empty where not kept.
@@ -87,6 +89,11 @@ class Curve(_Frozen):
             if not (left.fmr > right.fmr and left.threshold < right.threshold):
                 raise ValueError("points must fall in fmr and rise in threshold")
         return self
+
+    @property
+    def least_upper_bound(self) -> float:
+        """The rule of three: no false match in n comparisons of equal weight leaves a rate of 3/n possible (95 %)."""
+        return min(1.0, 3.0 / max(1, self.pairs if self.effective is None else self.effective))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +144,8 @@ class Calibration(_Frozen):
     def rate(self, threshold: float, *, masked: bool = False) -> Rate:
         """The FMR at a cosine, with the upper end of its interval.
 
-        Beyond the data the upper end is never below the rule of three: no false match in n pairs leaves 3/n possible
-        (95 %), and fewer where the pairs depend on each other as pairs of few people do.
+        Beyond the data the upper end is never below `Curve.least_upper_bound`; pairs of few people, which depend on
+        each other, would leave more possible.
         """
         curve = self.curve(masked=masked)
         thresholds, logs = _axes(curve)
@@ -158,7 +165,7 @@ class Calibration(_Frozen):
             upper = 10.0 ** float(np.interp(threshold, thresholds, known)) if bounded else None
             return Rate(value, upper, thin is not None and threshold > thin + ROUNDING)
         value = 10.0 ** float(logs[-1] + (threshold - thresholds[-1]) * _slope(thresholds, logs))
-        upper = max(value * 10.0 ** (known[-1] - logs[-1]), rule_of_three(curve.pairs)) if bounded else None
+        upper = max(value * 10.0 ** (known[-1] - logs[-1]), curve.least_upper_bound) if bounded else None
         return Rate(value, upper, True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -184,11 +191,6 @@ class Calibration(_Frozen):
             ) from error
 
 
-def rule_of_three(pairs: int) -> float:
-    """Upper end of the 95 % interval of a rate of which nothing was seen in so many independent trials."""
-    return min(1.0, 3.0 / max(1, pairs))
-
-
 def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve]) -> Calibration:
     """The artefact of what was measured: ``unmasked``, and ``masked`` where it is there.
 
@@ -202,6 +204,7 @@ def from_curves(contract: str, source: str, curves: Mapping[str, MeasuredCurve])
             points=_rounded(curve),
             people=curve.people,
             pairs=curve.pairs,
+            effective=curve.effective,
             mated_pairs=curve.mated_pairs,
             non_mated_histogram=curve.non_mated_histogram,
             mated_histogram=curve.mated_histogram,
@@ -274,7 +277,9 @@ def _curve_of(record: FalseMatchCurve) -> Curve | None:
         )
         for rate, threshold in sorted(record.thresholds.items(), key=lambda item: -float(item[0]))
     )
-    return None if len(points) < 2 else Curve(points=points, people=record.people or 0, pairs=record.pairs or 0)
+    if len(points) < 2:
+        return None
+    return Curve(points=points, people=record.people or 0, pairs=record.pairs or 0, effective=record.effective)
 
 
 def _recorded(curve: Curve) -> dict[str, Any]:
@@ -285,7 +290,8 @@ def _recorded(curve: Curve) -> dict[str, Any]:
         for name in ("fmr_lower", "fmr_upper", "people_pairs")
     }
     thresholds = {label: point.threshold for label, point in labelled}
-    return {"people": curve.people, "pairs": curve.pairs, "thresholds": thresholds, **tables}
+    counts = {"people": curve.people, "pairs": curve.pairs, "effective": curve.effective}
+    return {**counts, "thresholds": thresholds, **tables}
 
 
 def _label(rate: float) -> str:

@@ -26,7 +26,7 @@ def plot_calibration(target: str | os.PathLike[str], calibration: Calibration) -
         if curve is not None:
             _distributions(left, curve, kind)
             _trade_off(right, calibration, curve, kind)
-    left.set(xlabel="cosine", ylabel="share of comparisons in a hundredth", title=calibration.source)
+    left.set(xlabel="cosine", ylabel="share, all pairs of people alike", title=calibration.source)
     right.set(xlabel="false-match rate", ylabel="false-non-match rate", xscale="log", yscale="log")
     for axes in (left, right):
         axes.grid(True, which="both", alpha=0.3)

@@ -221,7 +221,6 @@ def _label(rate: float) -> str:
 def _table(artefact: Calibration) -> Table:
     """Measured rates, then those beyond the data: extrapolated, with the rule of three as their least upper bound."""
     from facekd.evaluation.calibrate import CALIBRATION_RATES
-    from facekd.gallery.calibration import rule_of_three
 
     table = Table("probes", "FMR", "95 % over people", "threshold", "FNMR", "pairs of people", "")
     notes = []
@@ -246,8 +245,8 @@ def _table(artefact: Calibration) -> Table:
             at_most = "" if upper is None else f"at most {upper:.1e}"
             table.add_row(kind, _label(rate), at_most, f"{threshold:.4f}", "", "", "extrapolated")
         notes.append(
-            f"{kind}: {curve.people} people, {curve.pairs} non-mated comparisons; without a false match among them "
-            f"up to {rule_of_three(curve.pairs):.1e} would be possible (rule of three)"
+            f"{kind}: {curve.people} people, {curve.pairs} non-mated comparisons, worth {curve.effective} of equal "
+            f"weight; without a false match up to {curve.least_upper_bound:.1e} would be possible (rule of three)"
         )
     table.caption = "; ".join(notes)
     return table

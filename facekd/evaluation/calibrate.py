@@ -53,6 +53,7 @@ class MeasuredCurve:
         points: by falling rate.
         people: people compared, strangers included.
         pairs, mated_pairs: non-mated and mated comparisons.
+        effective: how many non-mated comparisons of equal weight these are worth (`WeighedPairs.effective`).
         non_mated_histogram, mated_histogram: (DISTRIBUTION_BINS,) their cosines in equal bins over -1..1, weighed as in
             the points: numbers of comparisons as they would be if there were as many of each pair of people (each
             person) as of every other; their sums are `pairs` and `mated_pairs`.
@@ -61,6 +62,7 @@ class MeasuredCurve:
     points: list[CalibrationPoint]
     people: int
     pairs: int
+    effective: int
     mated_pairs: int
     non_mated_histogram: tuple[int, ...]
     mated_histogram: tuple[int, ...]
@@ -75,6 +77,7 @@ def measure_curve(pairs: WeighedPairs, replicates: int, design: Design) -> Measu
         points=calibration_points(pairs, design, replicates=replicates),
         people=len(np.unique(pairs.people)),
         pairs=pairs.non_mated,
+        effective=max(1, round(pairs.effective)),
         mated_pairs=len(pairs.mated.scores),
         non_mated_histogram=_as_counts(pairs.shares.reshape(DISTRIBUTION_BINS, -1).sum(axis=1), pairs.non_mated),
         mated_histogram=_as_counts(mated, len(pairs.mated.scores)),

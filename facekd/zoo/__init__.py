@@ -91,6 +91,8 @@ class FalseMatchCurve(_Record):
     people: int | None = None
     pairs: int | None = None
     """Non-mated pairs compared."""
+    effective: int | None = Field(default=None, gt=0)
+    """How many of equal weight they are worth."""
     thresholds: dict[str, float] = {}
     """Cosine threshold for each false-match rate, such as ``{"1e-3": 0.41}``; the tables below have the same keys."""
     fmr_lower: dict[str, float] = {}

@@ -15,7 +15,6 @@ from facekd.gallery.calibration import (
     Rate,
     from_curves,
     from_zoo,
-    rule_of_three,
     shipped_calibration,
     to_zoo,
 )
@@ -58,7 +57,9 @@ def test_beyond_the_data_the_rate_is_extrapolated_and_bounded_by_the_rule_of_thr
     assert beyond.extrapolated
     assert beyond.value == pytest.approx(1e-7)
     assert beyond.upper == pytest.approx(3e-6)  # no false match in a million pairs leaves three in a million possible
-    assert rule_of_three(0) == 1.0
+    unequal = calibration.unmasked.model_copy(update={"effective": 1000})  # a million that are worth a thousand
+    assert calibration.model_copy(update={"unmasked": unequal}).rate(0.9).upper == pytest.approx(3e-3)
+    assert calibration.unmasked.model_copy(update={"pairs": 0}).least_upper_bound == 1.0
 
 
 def test_below_the_first_point_nothing_is_promised():
@@ -151,7 +152,7 @@ def test_a_manifest_and_an_artefact_give_the_same_rates():
             )
             for n, rate in rates.items()
         ]
-        return Curve(points=tuple(points), people=40, pairs=123_456)
+        return Curve(points=tuple(points), people=40, pairs=123_456, effective=54_321)
 
     artefact = Calibration(
         contract="c",
@@ -184,11 +185,12 @@ def test_a_record_without_a_masked_curve_or_counts_is_read():
 
 def test_rounding_for_people_keeps_points_in_order_and_intervals_around_their_rates():
     def measured(*points):
-        return MeasuredCurve([CalibrationPoint(*p, 0.5, 20) for p in points], 40, 100, 50, (), ())
+        return MeasuredCurve([CalibrationPoint(*p, 0.5, 20) for p in points], 40, 100, 30, 50, (), ())
 
     plain = from_curves(
         "c", "val", {"unmasked": measured((1e-2, 1 / 3, 0.00912345, 0.0123456), (1e-3, 2 / 3, 1e-3, 0.00123456))}
     )
+    assert (plain.unmasked.pairs, plain.unmasked.effective, plain.unmasked.mated_pairs) == (100, 30, 50)
     first, second = plain.unmasked.points
     assert (first.threshold, first.fmr_lower, first.fmr_upper) == (0.333333, 0.00912, 0.0123)
     assert (second.threshold, second.fmr_lower, second.fmr_upper) == (0.666667, 1e-3, 0.00123)

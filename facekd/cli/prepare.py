@@ -42,6 +42,10 @@ def prepare(
         list[str] | None,
         typer.Option("--leave-out", metavar="TEXT", help="With --labels: photographs with this in their name; repeat."),
     ] = None,
+    blends: Annotated[
+        int | None,
+        typer.Option("--blends", min=1, metavar="N", help="FOLDER holds crops: put N blends of two of them into OUT."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", help="Embedder of the zoo, or .onnx with a record, whose embeddings are stored."),
@@ -71,7 +75,9 @@ def prepare(
 
     With OUT, photographs of people's folders are detected, aligned and cut into training shards. Pictures directly in
     FOLDER, or in a folder called _unlabelled, are taken as faces of nobody in particular. With --labels, faces are
-    cut where a label file says, as faces of nobody in particular.
+    cut where a label file says, as faces of nobody in particular. With --blends, FOLDER holds aligned crops already,
+    and OUT gets new faces, each a mixture of two of those for training: more for a --teacher to be asked about, where
+    photographs are few.
 
     With --teacher, the crops' embeddings go into teacher_NAME.npy beside them; an interrupted call goes on where it
     was. It works on crops of every layout that training reads. --mirrored takes twice as long and suits training,
@@ -86,6 +92,8 @@ def prepare(
         facekd prepare shards --teacher teachers/r50.onnx --mirrored --screen
 
         facekd prepare WIDER_val/images crowd --labels wider/train.txt --leave-out Surgeons --min-face 24
+
+        facekd prepare shards blends --blends 20000 --teacher teachers/r50.onnx
     """
     with Output(json=json, threads=threads) as output:
         if out is None and teacher is None:
@@ -98,8 +106,15 @@ def prepare(
             raise ConfigError("--mirrored says how a --teacher is asked: give one")
         if (labels is not None and out is None) or (leave_out and labels is None):
             raise ConfigError("--labels needs a folder OUT for the crops, and --leave-out needs --labels")
+        if blends is not None and (out is None or labels is not None):
+            raise ConfigError("--blends needs a folder OUT for the crops, and FOLDER to hold crops: leave out --labels")
         kept = (min_face, min_sharpness, val_share)
-        answer, lines = _cut(folder, out, labels, leave_out or [], kept, output) if out else ({}, [])
+        answer: dict[str, Any] = {}
+        lines: list[str] = []
+        if out is not None and blends is not None:
+            answer, lines = _blend(folder, out, blends, val_share, output)
+        elif out is not None:
+            answer, lines = _cut(folder, out, labels, leave_out or [], kept, output)
         if teacher is not None and not output.exit_code:
             crops = out or folder
             name = _store(crops, teacher, mirrored, output)
@@ -140,6 +155,15 @@ def _cut(
     }
     left_out = f"{len(report.left_out)} photographs left out"
     return answer, [f"{report.crops} crops of {report.people} people in {out}; {left_out}"]
+
+
+def _blend(folder: Path, out: Path, count: int, val_share: float, output: Output) -> tuple[dict[str, Any], list[str]]:
+    from facekd.recognition.data.blends import prepare_blends
+
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{out} lies inside {folder}; blends must not be taken for photographs")
+    prepare_blends(folder, out, count, val_share=val_share, progress=lambda n: output.progress(n, "blending"))
+    return {"crops": count, "people": 0, "left_out": []}, [f"{count} blends of the crops of {folder} in {out}"]
 
 
 def _store(folder: Path, teacher: str, mirrored: bool, output: Output) -> str:

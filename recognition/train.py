@@ -51,7 +51,8 @@ from facekd.recognition.teacher_space import last_layers, move_to_teacher_space
 from facekd.zoo import Preprocessing
 
 MOST_TO_FIT = 3000  # crops that an adapter is fitted on, to start from
-MOST_TO_MOVE = 8000  # and to stay with
+MOST_TO_MOVE = 8000  # by which the last layers are moved into a teacher's space at each validation
+MOST_TO_STAY = 24_000  # and once in the end
 COMPARED = 128  # validation crops that are compared with all others at a time
 CHUNK = 8192  # crops that are decoded at a time while class centres are taken from all people
 
@@ -211,13 +212,27 @@ class EmbedderTask:
         state = {name: value.detach().cpu() for name, value in student.state_dict().items()}
         if self._moved is not None and _equal(self._moved[0], state):  # exported after it was judged, as a rule
             return self._moved[1]
-        chosen = self._some(MOST_TO_MOVE)
-        moved = copy.deepcopy(student)
-        embeddings = embed(moved, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
-        answers = self.kept[self._space].rows(chosen)[OUTPUT]
-        move_to_teacher_space(moved, torch.from_numpy(embeddings), F.normalize(answers))
+        moved = self._move(copy.deepcopy(student), MOST_TO_MOVE)
         self._moved = (copy.deepcopy(state), moved)
         return moved
+
+    def _move(self, network: nn.Module, most: int) -> nn.Module:
+        """Move a network into its teacher's space, by up to so many training crops; returns it."""
+        chosen = self._some(most)
+        trunk = copy.deepcopy(network)
+        trunk.project = trunk.norm = nn.Identity()
+        features = embed(trunk, self._train.crops[chosen], self.recipe.preprocessing, normalised=False)
+        move_to_teacher_space(network, torch.from_numpy(features), self.kept[self._space].rows(chosen)[OUTPUT])
+        return network
+
+    def complete(self, path: Path) -> str:
+        """Move the best weights into their teacher's space by more crops than a validation takes time for."""
+        if self.recipe.network.space == "own":
+            return ""
+        network = copy.deepcopy(self.student).cpu()
+        load_onnx_weights(network, path)
+        export_embedder(self._move(network, MOST_TO_STAY), path)
+        return f"the best weights' last layers were fitted once more, to up to {MOST_TO_STAY:,} crops"
 
     def _some(self, most: int) -> NDArray[np.int64]:
         """Up to so many training crops, always the same."""

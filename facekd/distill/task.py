@@ -18,7 +18,7 @@ from facekd.distill.settings import DistillSettings, MixSettings, Term
 from facekd.distill.taps import INPUT, OUTPUT, watch
 from facekd.distill.teachers import OnlineTeacher, Teacher
 from facekd.distill.views import strong_view
-from facekd.engine.task import DividesBatches, KnowsItsData, Task
+from facekd.engine.task import Completes, DividesBatches, KnowsItsData, Task
 from facekd.errors import ConfigError
 
 PICTURES = "crops"
@@ -164,6 +164,10 @@ class DistilledTask:
     def export(self, student: nn.Module, path: Path) -> None:
         """The base task's export: the student alone."""
         self._base.export(student, path)
+
+    def complete(self, path: Path) -> str:
+        """See `facekd.engine.task.Completes`."""
+        return self._base.complete(path) if isinstance(self._base, Completes) else ""
 
     def data_digests(self) -> dict[str, str]:
         """Those of the base task: what teachers say is not data of its own."""

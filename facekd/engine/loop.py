@@ -26,7 +26,7 @@ from facekd.engine.run_folder import CHECKPOINT, refuse_to_overwrite, write_reci
 from facekd.engine.run_state import RunState
 from facekd.engine.settings import TrainingSettings
 from facekd.engine.stop_requests import StopRequests, leave
-from facekd.engine.task import Task
+from facekd.engine.task import Completes, Task
 from facekd.errors import ConfigError, FacekdError
 
 BEST = "best.onnx"
@@ -122,7 +122,7 @@ def fit(
             that, see ``facekd.engine.run_folder``).
         console: where progress goes; standard error by default.
         stop_after: leave after this step with a checkpoint, as a kill would (for tests and time-boxed sessions).
-        on_best: called with the path of each newly exported best model.
+        on_best: called with the path of each newly exported best model, and when a task has completed it.
         recipe: all that was asked for; ``folder/recipe.json`` then says so, and from which step on.
 
     Returns:
@@ -214,6 +214,10 @@ def fit(
             if finished and (state.step % settings.validate_every or state.best_score == -math.inf):
                 judge()
             save()
+            if finished and isinstance(task, Completes) and (done := task.complete(folder / BEST)):
+                journal.say(done)
+                if on_best is not None:
+                    on_best(folder / BEST)
             if requests.signal:
                 leave(requests.signal)
     finally:

@@ -14,7 +14,8 @@ class Task(Protocol):
 
     ``batch`` must be a pure function of the step (and of the task's own seed): that alone makes a resumed run
     repeat the losses of one that was never interrupted, however many threads prepare batches. A task that can say which
-    data it is on is a ``KnowsItsData`` too, one that can be trained by several ranks a ``DividesBatches``.
+    data it is on is a ``KnowsItsData`` too, one that can be trained by several ranks a ``DividesBatches``, one that has
+    a last thing to do a ``Completes``.
 
     Attributes:
         module: everything that is optimised and checkpointed: the student, and adapters, heads and class centres.
@@ -46,6 +47,14 @@ class KnowsItsData(Protocol):
 
         Taken at every checkpoint: of names, numbers, labels and boxes, not of pixels.
         """
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """A task that has something to do to its best weights, once, after the last step."""
+
+    def complete(self, path: Path) -> str:
+        """Replace the exported best weights; returns what was done, for the log, or "" if nothing was."""
 
 
 @runtime_checkable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,3 +105,13 @@ def test_the_data_of_a_task_with_teachers_are_those_of_its_stage() -> None:
     teachers = {"t": TorchTeacher(small(8))}
     assert DistilledTask(Knowing(0, None), teachers, settings()).data_digests() == {"training": "a"}
     assert DistilledTask(Task(0, None), teachers, settings()).data_digests() == {}
+
+
+def test_a_task_with_teachers_completes_what_its_stage_completes() -> None:
+    class Completing(Task):
+        def complete(self, path: Path) -> str:
+            return f"completed {path}"
+
+    teachers = {"t": TorchTeacher(small(8))}
+    assert DistilledTask(Completing(0, None), teachers, settings()).complete(Path("best")) == "completed best"
+    assert DistilledTask(Task(0, None), teachers, settings()).complete(Path("best")) == ""

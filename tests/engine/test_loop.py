@@ -74,6 +74,37 @@ def test_a_run_learns_and_leaves_its_files(tmp_path: Path) -> None:
     assert any(name.startswith("events") for name in names)
 
 
+class Completing(LineTask):
+    """Has a last thing to do, once, unless it has done nothing."""
+
+    done = "one byte more"
+
+    def complete(self, path: Path) -> str:
+        path.write_bytes(path.read_bytes() + b"!" if self.done else path.read_bytes())
+        return self.done
+
+
+def test_the_best_weights_are_completed_once_when_the_run_has_ended(tmp_path: Path) -> None:
+    told: list[bytes] = []
+    run = tmp_path / "run"
+
+    def tell(path: Path) -> None:
+        told.append(path.read_bytes())
+
+    fit(Completing(), SETTINGS, run, stop_after=20, on_best=tell)  # as a kill would leave it
+    before = len(told)
+    assert before >= 1
+    assert not told[-1].endswith(b"!")
+    fit(Completing(), SETTINGS, run, resume=True, on_best=tell)
+    assert [data.endswith(b"!") for data in told] == [False] * (len(told) - 1) + [True]
+    assert told[-1] == told[-2] + b"!"
+    nothing = Completing()
+    nothing.done = ""
+    told.clear()
+    fit(nothing, SETTINGS, tmp_path / "nothing", on_best=tell)
+    assert len(told) == nothing.exports
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     fit(LineTask(), SETTINGS, tmp_path, stop_after=2)
     with pytest.raises(ConfigError, match="--resume"):

@@ -46,26 +46,64 @@ def answers() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_cosines_are_those_behind_the_adapter_about_the_mean(
-    network: DenseResNet, crops: torch.Tensor, answers: torch.Tensor
-) -> None:
-    before = network(crops)
-    behind = before.double() @ least_squares_map(before, answers).double().T
-    expected = F.normalize(behind - behind.mean(dim=0))
-    move_to_teacher_space(network, before, answers)
-    found = F.normalize(network(crops).double())
-    assert found.shape == (CROPS, WIDE)
-    torch.testing.assert_close(found @ found.T, expected @ expected.T, atol=1e-4, rtol=0)
-    plain = F.normalize(before.double())
-    assert (found @ found.T - plain @ plain.T).abs().max() > 0.1  # it is another space
-    assert network(crops).mean(dim=0).abs().max() < 1e-4
+def features_of(network: DenseResNet, crops: torch.Tensor) -> torch.Tensor:
+    """What the last linear layer is given."""
+    return network.pool(network.body(network.stem(crops)))
+
+
+def alike(embeddings: torch.Tensor) -> torch.Tensor:
+    """Cosines of all pairs."""
+    unit = F.normalize(embeddings.double())
+    return unit @ unit.T
+
+
+@torch.no_grad()
+def test_what_a_linear_map_of_the_features_can_say_is_said(network: DenseResNet, crops: torch.Tensor) -> None:
+    """A teacher whose answers are such a map, and errors alike in all directions: its own cosines come out."""
+    features = features_of(network, crops)
+    centred = features - features.mean(dim=0)
+    answers = F.normalize(centred @ torch.randn(16, NARROW, generator=torch.Generator().manual_seed(3)))
+    before = alike(network(crops))
+    move_to_teacher_space(network, features, answers)
+    moved = network(crops)
+    assert moved.shape == (CROPS, WIDE)
+    assert moved.mean(dim=0).abs().max() < 1e-4
+    assert int(torch.linalg.matrix_rank(moved, rtol=1e-4)) == NARROW
+    wanted = alike(answers)
+    assert (alike(moved) - wanted).abs().mean() < 0.25 * (before - wanted).abs().mean()
+    assert (alike(moved) - wanted).abs().mean() < 0.1
+
+
+@torch.no_grad()
+def test_directions_that_the_student_gets_wrong_count_less(network: DenseResNet) -> None:
+    generator = torch.Generator().manual_seed(4)
+    crops = torch.randn(400, 3, 32, 32, generator=generator)
+    features = features_of(network, crops)
+    true = F.normalize(F.normalize(features - features.mean(dim=0)) @ torch.randn(16, NARROW, generator=generator))
+    noise = torch.zeros(400, NARROW)
+    noise[:, 0] = torch.randn(400, generator=generator)  # what no feature tells, in one of the teacher's directions
+    answers = F.normalize(true + 0.7 * noise)
+    plain = (features - features.mean(dim=0)) @ least_squares_map(features - features.mean(dim=0), answers, 0.03).T
+    move_to_teacher_space(network, features, answers)
+    moved = network(crops)
+    # Both are linear in the same six numbers: what each of them is worth in the embedding.
+    weights = torch.linalg.lstsq(plain, moved).solution.norm(dim=1)
+    assert weights[0] < 0.9 * weights[1:].min()
+    assert weights[1:].max() < 1.1 * weights[1:].min()
+
+
+@torch.no_grad()
+def test_an_answer_without_any_error_is_no_division_by_zero(network: DenseResNet, crops: torch.Tensor) -> None:
+    features = features_of(network, crops)
+    move_to_teacher_space(network, features, torch.ones(CROPS, 1))
+    assert network(crops).isfinite().all()
 
 
 @torch.no_grad()
 def test_training_goes_on_with_the_same_statistics(
     network: DenseResNet, crops: torch.Tensor, answers: torch.Tensor
 ) -> None:
-    move_to_teacher_space(network, network(crops), answers)
+    move_to_teacher_space(network, features_of(network, crops), answers)
     expected = network(crops)
     network.norm.train()  # batch statistics are those of the very crops that it was fitted on
     torch.testing.assert_close(network(crops), expected, atol=0.03 * float(expected.std()), rtol=0.03)
@@ -98,6 +136,9 @@ def test_a_recipe_judges_and_exports_in_the_space_that_it_names(tmp_path: Path) 
     moved = open_session((tmp_path / "moved.onnx").read_bytes())
     found = moved.run({"face": recipe.preprocessing.apply(crops)})[0]
     assert np.abs(found.mean(axis=0)).max() < 1e-3 * np.abs(found).max()
+    assert "fitted once more" in task.complete(tmp_path / "moved.onnx")
+    again = open_session((tmp_path / "moved.onnx").read_bytes()).run({"face": recipe.preprocessing.apply(crops)})[0]
+    np.testing.assert_allclose(again, found, atol=1e-3 * np.abs(found).max())  # all 14 crops were enough before
     np.testing.assert_array_equal(embed(task.student, crops), own)  # what is trained stays as it is
     assert set(task.validate(task.student)) == {"score", "tar_1e-2", "tar_1e-4"}
     both = FaceSet(crops, labels, people, {"t": teacher, "u": StoredEmbeddings(rng.normal(size=(14, 3)))})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from facekd.distill.adapters import least_squares_map
 from facekd.errors import ConfigError
 
-RIDGE = 0.03  # of the least squares, relative
+RIDGE = 0.03  # of the least squares, relative; this and the next were chosen on val (docs/training.md)
 EVENNESS = 0.9  # how far the covariance of the errors is taken for that of errors alike in all directions
 
 

@@ -229,7 +229,7 @@ class EmbedderTask:
         """Move the best weights into their teacher's space by more crops than a validation takes time for."""
         if self.recipe.network.space == "own":
             return ""
-        network = copy.deepcopy(self.student).cpu()
+        network = copy.deepcopy(self.student)
         load_onnx_weights(network, path)
         export_embedder(self._move(network, MOST_TO_STAY), path)
         return f"the best weights' last layers were fitted once more, to up to {MOST_TO_STAY:,} crops"

@@ -108,6 +108,8 @@ def prepare(
             raise ConfigError("--labels needs a folder OUT for the crops, and --leave-out needs --labels")
         if blends is not None and (out is None or labels is not None):
             raise ConfigError("--blends needs a folder OUT for the crops, and FOLDER to hold crops: leave out --labels")
+        if out is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{out} lies inside {folder}; shards must not be taken for photographs")
         kept = (min_face, min_sharpness, val_share)
         answer: dict[str, Any] = {}
         lines: list[str] = []
@@ -135,8 +137,6 @@ def _cut(
     from facekd.recognition.data.prepare import PrepareSettings
     from facekd.recognition.data.prepare import prepare as run
 
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out} lies inside {folder}; shards must not be taken for photographs")
     settings = PrepareSettings(*kept)
     if labels is None:
         report = run(folder, out, Detector(), settings, lambda photographs: output.progress(photographs, "preparing"))
@@ -160,8 +160,6 @@ def _cut(
 def _blend(folder: Path, out: Path, count: int, val_share: float, output: Output) -> tuple[dict[str, Any], list[str]]:
     from facekd.recognition.data.blends import prepare_blends
 
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out} lies inside {folder}; blends must not be taken for photographs")
     prepare_blends(folder, out, count, val_share=val_share, progress=lambda n: output.progress(n, "blending"))
     return {"crops": count, "people": 0, "left_out": []}, [f"{count} blends of the crops of {folder} in {out}"]
 

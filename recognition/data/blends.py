@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import DataError
+from facekd.recognition.data.light import in_light_of
 from facekd.recognition.data.prepare import PrepareSettings, Shards
 from facekd.recognition.data.sources import VAL_SHARE, read_training
 
@@ -34,9 +35,7 @@ def blend(one: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Gener
     Returns:
         (112, 112, 3) uint8.
     """
-    mine, theirs = (crop[_SKIN].reshape(-1, 3).astype(np.float32) for crop in (one, other))
-    gain = np.clip((mine.std(0) + 8.0) / (theirs.std(0) + 8.0), 0.6, 1.6)
-    matched = (other - theirs.mean(0)) * gain + mine.mean(0)
+    matched = in_light_of(other, one, _SKIN)
     side = one.shape[0]
     angle, softness = rng.uniform(0.0, 2 * np.pi), np.exp(rng.uniform(np.log(_SHARPEST), np.log(_SOFTEST)))
     x, y = np.meshgrid(*[np.arange(side, dtype=np.float32) - (side - 1) / 2] * 2)

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.recognition.data.light import in_light_of
+
 CROP = 112
 _BRIDGE, _CHEEK = (
     62.0,
@@ -35,10 +37,7 @@ def compose(
     """
     match = rng.uniform(0.5, 1.0)
     under = below.astype(np.float32)
-    mine, theirs = above[_SKIN].reshape(-1, 3).astype(np.float32), under[_SKIN].reshape(-1, 3)
-    gain = np.clip((mine.std(0) + 8.0) / (theirs.std(0) + 8.0), 0.6, 1.6)
-    matched = (under - theirs.mean(0)) * gain + mine.mean(0)
-    under = under + match * (matched - under)
+    under = under + match * (in_light_of(under, above, _SKIN) - under)
     x, y = np.meshgrid(np.arange(CROP, dtype=np.float32), np.arange(CROP, dtype=np.float32))
     side = np.abs(x - CROP / 2 + rng.uniform(-3, 3)) / (CROP / 2)
     edge = _BRIDGE + rng.uniform(0.0, 4.0) + (_CHEEK - _BRIDGE) * rng.uniform(0.3, 1.3) * side + lowered
